@@ -1,0 +1,60 @@
+"""Reads one small kernel file, and decides which errors mean that a device lacks it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+# What the kernel answers for an attribute that this device or driver does not have, or that
+# went away with its device between two reads.
+ABSENT = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.EINVAL,
+        errno.EOPNOTSUPP,
+    }
+)
+
+# Where a regular file is expected, a FIFO must not stop the program.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+_MOST = 65536
+
+
+def read(path: str) -> str | None:
+    """Return the text of a file without its last newline, or None where there is no such file.
+
+    Raises OSError, with the path, for an error that does not mean absence.
+    """
+    try:
+        return read_at(path)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def read_int(path: str) -> int | None:
+    """Return the decimal integer in a file, or None where there is none."""
+    text = read(path)
+    try:
+        return int(text) if text else None
+    except ValueError:
+        return None
+
+
+def read_at(path: str, dir_fd: int | None = None, flags: int = 0) -> str:
+    """Return a file's text (64 KiB of it at most) without the last newline.
+
+    The path is relative to the directory `dir_fd`, if that is given; `flags` are added to
+    those of open(2). Raises OSError.
+    """
+    fd = os.open(path, _FLAGS | flags, dir_fd=dir_fd)
+    try:
+        data = os.read(fd, _MOST)
+    finally:
+        os.close(fd)
+    return data.removesuffix(b"\n").decode("utf-8", "replace")

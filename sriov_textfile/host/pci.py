@@ -1,0 +1,153 @@
+"""Finds the physical functions (PFs), their virtual functions (VFs) and netdevs in sysfs.
+
+The files: the kernel's Documentation/ABI/testing/sysfs-bus-pci and sysfs-class-net.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sriov_textfile.host.files import ABSENT, read, read_int
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# PCI class codes, without the programming interface: Ethernet, InfiniBand, other network.
+_NETWORK_CLASSES = ("0x0200", "0x0207", "0x0280")
+
+
+class Pf:
+    """A physical function, or one port of it where a card has several on one PCI address."""
+
+    __slots__ = (
+        "address",
+        "driver",
+        "netdev",
+        "num_vfs",
+        "numa_node",
+        "switchdev",
+        "total_vfs",
+        "vfs",
+    )
+
+    def __init__(self, address: str) -> None:
+        self.address = address  # 0000:3b:00.0, the name below /sys/bus/pci/devices
+        self.netdev = ""  # net/<netdev>; "" for a PF that has none, as under vfio-pci
+        self.driver = ""  # the last part of the link `driver`; "" for none
+        self.numa_node = ""  # numa_node; "" where the kernel says -1
+        self.total_vfs: int | None = None  # sriov_totalvfs
+        self.num_vfs: int | None = None  # sriov_numvfs
+        self.switchdev = False  # whether phys_switch_id names an embedded switch
+        self.vfs: dict[int, str] = {}  # virtfn<N>: PCI address of VF N, in the order of N
+
+
+def discover(sysbuspci: str, skip: Callable[[str], None]) -> list[Pf]:
+    """Return every network PF below `sysbuspci`, in the order of PCI addresses and ports.
+
+    A device or VF that goes away while it is read is left out; one that cannot be read is
+    told to `skip` and left out. Raises OSError if the folder itself cannot be read.
+    """
+    pfs: list[Pf] = []
+    vf_addresses: set[str] = set()
+    # Sorted, a PF comes before its VFs, so the folders of VFs need not be looked into.
+    for address in sorted(os.listdir(sysbuspci)):
+        if address in vf_addresses:
+            continue
+        try:
+            ports = _ports(sysbuspci, address)
+        except OSError as error:
+            skip(f"cannot read PCI device {address}: {error}")
+            continue
+        if ports:
+            vf_addresses.update(ports[0].vfs.values())
+            pfs += ports
+    pfs.sort(key=lambda pf: _position(pf.address))
+    return pfs
+
+
+def _ports(sysbuspci: str, address: str) -> list[Pf]:
+    """Return the PF at this address, once for each of its ports; none for another device."""
+    device = f"{sysbuspci}/{address}"
+    total_vfs = read_int(f"{device}/sriov_totalvfs")
+    if total_vfs is None or not (read(f"{device}/class") or "").startswith(_NETWORK_CLASSES):
+        return []
+    ports = []
+    vfs = _vfs(device)
+    for netdev in _netdevs(f"{device}/net") or [""]:
+        pf = Pf(address)
+        pf.netdev = netdev
+        pf.driver = _link_name(f"{device}/driver") or ""
+        pf.numa_node = _numa_node(device)
+        pf.total_vfs = total_vfs
+        pf.num_vfs = read_int(f"{device}/sriov_numvfs")
+        pf.switchdev = bool(netdev and read(f"{device}/net/{netdev}/phys_switch_id"))
+        pf.vfs = vfs
+        ports.append(pf)
+    return ports
+
+
+def _vfs(device: str) -> dict[int, str]:
+    numbers = [int(name[6:]) for name in _names(device) if _is_numbered(name, "virtfn")]
+    links = {number: _link_name(f"{device}/virtfn{number}") for number in sorted(numbers)}
+    return {number: address for number, address in links.items() if address}
+
+
+def _netdevs(net: str) -> list[str]:
+    """Return the PF's own netdevs, one for each port, in the order of ports.
+
+    In switchdev mode the folder also holds a representor for each VF (`pf0vf3`, `pf0sf88`, on
+    a DPU `c1pf0vf3`) beside the uplink (`p0`); on InfiniBand it holds a child for each
+    partition, which came after the port's own. The port names: the kernel's
+    Documentation/networking/switchdev.rst.
+    """
+    port_names = {name: read(f"{net}/{name}/phys_port_name") or "" for name in _names(net)}
+    uplinks = [name for name, port in port_names.items() if _is_numbered(port, "p")]
+    own = uplinks or [name for name, port in port_names.items() if not _is_representor(port)]
+    if len(own) < 2:
+        return own
+    first: dict[tuple[int, str], tuple[int, str]] = {}
+    for name in own:
+        port = (read_int(f"{net}/{name}/dev_port") or 0, port_names[name])
+        candidate = (read_int(f"{net}/{name}/ifindex") or 0, name)
+        first[port] = min(candidate, first.get(port, candidate))
+    return [first[port][1] for port in sorted(first)]
+
+
+def _is_representor(port_name: str) -> bool:
+    return port_name.lstrip("c0123456789").startswith("pf")
+
+
+def _is_numbered(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name[len(prefix) :].isdecimal()
+
+
+def _numa_node(device: str) -> str:
+    node = read_int(f"{device}/numa_node")
+    return "" if node is None or node < 0 else str(node)
+
+
+def _link_name(path: str) -> str | None:
+    try:
+        return os.readlink(path).rpartition("/")[2]
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return []
+        raise
+
+
+def _position(address: str) -> tuple[int, ...]:
+    """Return domain, bus, device and function as numbers; a domain may have five digits."""
+    try:
+        return tuple([int(part, 16) for part in address.replace(".", ":").split(":")])
+    except ValueError:
+        return ()
