@@ -1,0 +1,385 @@
+"""Asks the kernel for one PF's link, and decodes the VFs in the reply.
+
+One RTM_GETLINK request per PF, by name and with RTEXT_FILTER_VF, makes the driver fill in each
+VF's configuration and counters once. The formats: the kernel's include/uapi/linux/netlink.h,
+rtnetlink.h and if_link.h, and rtnl_fill_vfinfo() in net/core/rtnetlink.c.
+"""
+
+from __future__ import annotations
+
+# The module socket, which wraps this one, imports enum and selectors: 8 ms, which is almost
+# what it takes to start Python.
+import _socket
+import errno
+import os
+import time
+from struct import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RTM_NEWLINK, RTM_GETLINK = 16, 18
+NLMSG_ERROR = 2
+NLM_F_REQUEST = 1
+RTEXT_FILTER_VF = 1
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_NUM_VF, IFLA_VFINFO_LIST, IFLA_EXT_MASK = 1, 3, 21, 22, 29
+IFLA_VF_INFO = 1
+IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_TX_RATE, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE = 1, 2, 3, 4, 5
+IFLA_VF_RATE, IFLA_VF_STATS, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST = 6, 8, 9, 12
+IFLA_VF_VLAN_INFO = 1
+
+# The metric's suffix for each attribute in IFLA_VF_STATS. 6 is padding. The kernel counts
+# broadcast and multicast on receipt (struct ifla_vf_stats).
+VF_STATS = {
+    0: "rx_packets",
+    1: "tx_packets",
+    2: "rx_bytes",
+    3: "tx_bytes",
+    4: "rx_broadcast",
+    5: "rx_multicast",
+    7: "rx_dropped",
+    8: "tx_dropped",
+}
+# The fields of the other attributes: each a u32, in this order, after the u32 number of the VF.
+VF_FIELDS = {
+    IFLA_VF_VLAN: ("vlan", "qos"),
+    IFLA_VF_TX_RATE: ("tx_rate",),
+    IFLA_VF_SPOOFCHK: ("spoofchk",),
+    IFLA_VF_LINK_STATE: ("link_state",),
+    IFLA_VF_RATE: ("min_tx_rate", "max_tx_rate"),
+    IFLA_VF_TRUST: ("trust",),
+}
+LINK_STATES = {0: "auto", 1: "enable", 2: "disable"}
+VLAN_PROTOCOLS = {0x8100: "802.1Q", 0x88A8: "802.1ad"}
+NOT_SAID = 0xFFFFFFFF  # spoofchk and trust, where the driver does not say
+
+NLMSGHDR = Struct("=IHHII")  # length, type, flags, sequence number, port
+IFINFOMSG = Struct("=BxHiII")  # family, device type, index, flags, change
+NLATTR = Struct("=HH")  # length with this header, type
+_U32 = Struct("=I")
+_I32 = Struct("=i")
+_BE16 = Struct(">H")
+
+_HEADERS = NLMSGHDR.size + IFINFOMSG.size
+_TYPE_MASK = 0x3FFF  # an attribute's type without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+
+
+class NetlinkDecodeError(ValueError):
+    """Raised for a reply that is no RTM_NEWLINK message, is cut off, or contradicts itself."""
+
+
+class NetlinkError(OSError):
+    """Raised when the kernel refuses a request or does not answer it."""
+
+
+class Link:
+    """A netdev as the kernel describes it: `vfs` has a Vf for each number that it lists."""
+
+    __slots__ = ("name", "num_vfs", "vfs")
+
+    def __init__(self, name: str, num_vfs: int, vfs: dict[int, Vf]) -> None:
+        self.name = name  # IFLA_IFNAME
+        self.num_vfs = num_vfs  # IFLA_NUM_VF; 0 where the kernel does not say
+        self.vfs = vfs  # IFLA_VFINFO_LIST
+
+
+class Vf:
+    """One VF as the PF's driver describes it.
+
+    `stats` holds the counters that the kernel gave, by the metric's suffix (`rx_bytes`). A
+    property is None where the kernel or the driver does not say.
+    """
+
+    __slots__ = ("_entry", "_layout", "stats")
+
+    def __init__(self, layout: _Layout, entry: bytes) -> None:
+        self._layout = layout
+        self._entry = entry
+        counters = layout.unpack_counters(entry)
+        self.stats: dict[str, int] = dict(zip(layout.counters, counters, strict=True))
+
+    def _u32(self, field: str) -> int | None:
+        offset = self._layout.fields.get(field)
+        return None if offset is None else _u32(self._entry, offset)
+
+    def _flag(self, field: str) -> bool | None:
+        value = self._u32(field)
+        return None if value in (None, NOT_SAID) else bool(value)
+
+    @property
+    def mac(self) -> str | None:
+        """The hardware address, as long as the PF's own: six bytes, on InfiniBand 20."""
+        offset = self._layout.fields.get("mac")
+        if offset is None:
+            return None
+        return self._entry[offset : offset + self._layout.address_length].hex(":")
+
+    @property
+    def vlan(self) -> int | None:
+        """The VLAN that the PF puts the VF's packets into; 0 is none."""
+        return self._u32("vlan")
+
+    @property
+    def qos(self) -> int | None:
+        """The priority that the PF gives them in that VLAN."""
+        return self._u32("qos")
+
+    @property
+    def vlan_proto(self) -> str | None:
+        """The VLAN's protocol, 802.1Q or 802.1ad."""
+        offset = self._layout.fields.get("vlan_proto")
+        if offset is None:
+            return None
+        proto: int = _BE16.unpack_from(self._entry, offset)[0]
+        return VLAN_PROTOCOLS.get(proto, f"{proto:#06x}")
+
+    @property
+    def spoofchk(self) -> bool | None:
+        """Whether the NIC drops what the VF sends from another address than its own."""
+        return self._flag("spoofchk")
+
+    @property
+    def trust(self) -> bool | None:
+        """Whether the VF may change its address and enter promiscuous mode."""
+        return self._flag("trust")
+
+    @property
+    def link_state(self) -> str | None:
+        """The link that the VF sees: `auto` (the PF's), `enable` or `disable`."""
+        state = self._u32("link_state")
+        return None if state is None else LINK_STATES.get(state)
+
+    @property
+    def min_tx_rate(self) -> int | None:
+        """The guaranteed rate in Mbit/s; 0 is none."""
+        return self._u32("min_tx_rate")
+
+    @property
+    def max_tx_rate(self) -> int | None:
+        """The rate limit in Mbit/s; 0 is none."""
+        rate = self._u32("max_tx_rate")
+        return self._u32("tx_rate") if rate is None else rate
+
+
+class Rtnetlink:
+    """A connection to the kernel's rtnetlink, for the time of one collection."""
+
+    def __init__(self, path: str, deadline: float) -> None:
+        """Connect to the kernel, or to the unix socket at `path` if one is given.
+
+        `deadline` is when to stop waiting for replies, on the clock of time.monotonic().
+        Raises NetlinkError.
+        """
+        self._deadline = deadline
+        self._sequence = 0
+        family = _socket.AF_UNIX if path else _socket.AF_NETLINK
+        kind = _socket.SOCK_SEQPACKET if path else _socket.SOCK_RAW
+        try:
+            self._socket = _socket.socket(family, kind | _socket.SOCK_CLOEXEC)
+            # Connected, the socket takes messages from the kernel (port 0) and nobody else.
+            self._socket.connect(path or (0, 0))
+        except OSError as error:
+            raise NetlinkError(
+                f"cannot open rtnetlink: {error.strerror}; let the sandbox allow AF_NETLINK"
+            ) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def link(self, netdev: str) -> Link:
+        """Return the netdev's link with its VFs, asked of the kernel in one request.
+
+        Raises NetlinkError, NetlinkDecodeError.
+        """
+        self._sequence += 1
+        try:
+            self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+            self._socket.send(_request(netdev, self._sequence))
+            reply = self._receive()
+        except TimeoutError:
+            raise NetlinkError(f"the kernel did not answer in time about {netdev}") from None
+        except OSError as error:
+            raise NetlinkError(f"cannot ask about {netdev}: {error.strerror}") from None
+        _raise_refusal(reply, netdev)
+        return decode_link(reply)
+
+    def _receive(self) -> bytes:
+        """Return the reply to the last request, past any to an earlier one."""
+        while True:
+            # With MSG_TRUNC the kernel tells a message's whole length, however short the buffer
+            # is, and MSG_PEEK leaves it there. A buffer of fixed size would cut replies off.
+            peek = _socket.MSG_PEEK | _socket.MSG_TRUNC
+            length = self._socket.recv_into(bytearray(1), 1, peek)
+            reply = self._socket.recv(length)
+            if not reply:
+                raise NetlinkError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            if len(reply) < NLMSGHDR.size or NLMSGHDR.unpack_from(reply)[3] == self._sequence:
+                return reply
+
+
+def _request(netdev: str, sequence: int) -> bytes:
+    body = (
+        IFINFOMSG.pack(0, 0, 0, 0, 0)
+        + _attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_VF))
+        + _attribute(IFLA_IFNAME, os.fsencode(netdev) + b"\0")
+    )
+    length = NLMSGHDR.size + len(body)
+    return NLMSGHDR.pack(length, RTM_GETLINK, NLM_F_REQUEST, sequence, 0) + body
+
+
+def _attribute(type: int, payload: bytes) -> bytes:
+    padding = b"\0" * (-len(payload) % 4)
+    return NLATTR.pack(NLATTR.size + len(payload), type) + payload + padding
+
+
+def _raise_refusal(reply: bytes, netdev: str) -> None:
+    """Raise NetlinkError if the reply is an NLMSG_ERROR: a negative errno."""
+    if len(reply) < NLMSGHDR.size + 4 or NLMSGHDR.unpack_from(reply)[1] != NLMSG_ERROR:
+        return
+    code = -_I32.unpack_from(reply, NLMSGHDR.size)[0]
+    if code == errno.ENODEV:
+        raise NetlinkError(
+            f"the kernel knows no netdev {netdev} in this network namespace;"
+            " run in the host's (in a pod: hostNetwork: true)"
+        )
+    raise NetlinkError(f"the kernel refused to describe {netdev}: {os.strerror(code)}")
+
+
+def decode_link(reply: bytes) -> Link:
+    """Return the link that one RTM_NEWLINK message describes.
+
+    Raises NetlinkDecodeError.
+    """
+    if len(reply) < _HEADERS:
+        raise NetlinkDecodeError(f"the reply has {len(reply)} bytes, its headers {_HEADERS}")
+    end, type, *_ = NLMSGHDR.unpack_from(reply)
+    if type != RTM_NEWLINK:
+        raise NetlinkDecodeError(f"the reply is of type {type}, not RTM_NEWLINK")
+    if not _HEADERS <= end <= len(reply):
+        raise NetlinkDecodeError(f"the reply says it has {end} bytes, and has {len(reply)}")
+    name, address_length, num_vfs = "", 6, 0
+    for type, start, stop in _attributes(reply, _HEADERS, end):
+        if type == IFLA_IFNAME:
+            name = os.fsdecode(reply[start:stop].partition(b"\0")[0])
+        elif type == IFLA_ADDRESS:
+            address_length = stop - start
+        elif type == IFLA_NUM_VF and stop - start >= 4:
+            num_vfs = _u32(reply, start)
+        elif type == IFLA_VFINFO_LIST:
+            # What follows the list cannot be found where the list's length has wrapped, and is
+            # not needed: the kernel writes the attributes above before it.
+            return Link(name, num_vfs, _vfs(reply, start, stop, end, num_vfs, address_length))
+    return Link(name, num_vfs, {})
+
+
+def _vfs(
+    reply: bytes, start: int, stop: int, end: int, num_vfs: int, address_length: int
+) -> dict[int, Vf]:
+    """Return the VFs of an IFLA_VFINFO_LIST whose payload starts at `start`.
+
+    An attribute's length has 16 bits. The kernel writes a list of more than 64 KiB (222 VFs)
+    all the same, and its length wraps, so `stop` is right only modulo 64 Ki. The entries are
+    therefore walked one by one: `num_vfs` of them at most (the kernel leaves out those that the
+    driver cannot describe), and not beyond `end`, where the message ends.
+    """
+    vfs: dict[int, Vf] = {}
+    layout = None
+    offset = start
+    for _ in range(num_vfs):
+        if offset + NLATTR.size > end:
+            break
+        length, type = NLATTR.unpack_from(reply, offset)
+        if type & _TYPE_MASK != IFLA_VF_INFO:
+            break
+        if not NLATTR.size <= length <= end - offset:
+            raise NetlinkDecodeError(f"the VF entry at byte {offset} says it has {length} bytes")
+        entry = reply[offset : offset + length]
+        if layout is None or not layout.fits(entry):
+            layout = _Layout(entry, address_length)
+        vfs[_u32(entry, layout.number)] = Vf(layout, entry)
+        offset += (length + 3) & ~3
+    if (offset - stop) & 0xFFFF:
+        raise NetlinkDecodeError(f"the VF list ends at byte {offset}, its length says {stop}")
+    return vfs
+
+
+class _Layout:
+    """Where each field lies in an IFLA_VF_INFO entry.
+
+    One kernel gives all entries the same attributes in the same places, so the first entry is
+    walked and the others are only compared with it, header by header.
+    """
+
+    __slots__ = (
+        "_header_mask",
+        "_headers",
+        "address_length",
+        "counters",
+        "fields",
+        "number",
+        "unpack_counters",
+    )
+
+    def __init__(self, entry: bytes, address_length: int) -> None:
+        self.address_length = min(address_length, 32)
+        self.fields: dict[str, int] = {}  # offset of each field that is there
+        counters: dict[int, str] = {}  # counter at each offset
+        numbers = []  # offsets of the VF's number
+        headers = [0]
+        for type, start, stop in _attributes(entry, NLATTR.size, len(entry)):
+            headers.append(start - NLATTR.size)
+            if type == IFLA_VF_STATS:
+                for stat, place, after in _attributes(entry, start, stop):
+                    headers.append(place - NLATTR.size)
+                    if stat in VF_STATS and after - place >= 8:
+                        counters[place] = VF_STATS[stat]
+            elif type == IFLA_VF_VLAN_LIST:
+                for info, place, after in _attributes(entry, start, stop):
+                    headers.append(place - NLATTR.size)
+                    if info == IFLA_VF_VLAN_INFO and after - place >= 14:
+                        self.fields.setdefault("vlan_proto", place + 12)
+            elif type == IFLA_VF_MAC and stop - start >= 36:
+                numbers.append(start)
+                self.fields["mac"] = start + 4
+            elif type in VF_FIELDS and stop - start >= 4 + 4 * len(VF_FIELDS[type]):
+                numbers.append(start)
+                for place, field in enumerate(VF_FIELDS[type], 1):
+                    self.fields[field] = start + 4 * place
+        if not numbers:
+            raise NetlinkDecodeError("a VF entry does not say which VF it describes")
+        self.number = numbers[0]
+        # Attribute headers as one long number: comparing all of them is one operation.
+        mask = bytearray(len(entry))
+        for offset in headers:
+            mask[offset : offset + NLATTR.size] = b"\xff" * NLATTR.size
+        self._header_mask = int.from_bytes(mask, "little")
+        self._headers = int.from_bytes(entry, "little") & self._header_mask
+        # One struct takes all counters from an entry, in the order of their offsets.
+        self.counters = tuple([counters[offset] for offset in sorted(counters)])
+        format, position = "=", 0
+        for offset in sorted(counters):
+            format += f"{offset - position}xQ"
+            position = offset + 8
+        self.unpack_counters = Struct(format).unpack_from
+
+    def fits(self, entry: bytes) -> bool:
+        """Whether the entry has the same attributes in the same places."""
+        return int.from_bytes(entry, "little") & self._header_mask == self._headers
+
+
+def _attributes(buffer: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield type, start and end of the payload of each attribute between two offsets."""
+    while start + NLATTR.size <= end:
+        length, type = NLATTR.unpack_from(buffer, start)
+        if not NLATTR.size <= length <= end - start:
+            raise NetlinkDecodeError(f"the attribute at byte {start} says it has {length} bytes")
+        yield type & _TYPE_MASK, start + NLATTR.size, start + length
+        start += (length + 3) & ~3
+
+
+def _u32(buffer: bytes, offset: int) -> int:
+    value: int = _U32.unpack_from(buffer, offset)[0]
+    return value
