@@ -1,0 +1,45 @@
+"""vfstats: the counters of every VF, as the PF's driver counts them."""
+
+from __future__ import annotations
+
+from sriov_textfile.metrics import Family, labels
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sriov_textfile.host.snapshot import Snapshot
+
+# In the order in which they are written; a driver's own counters follow by name.
+_HELP = {
+    "rx_bytes": "Bytes that the VF received.",
+    "tx_bytes": "Bytes that the VF sent.",
+    "rx_packets": "Packets that the VF received.",
+    "tx_packets": "Packets that the VF sent.",
+    "rx_dropped": "Packets to the VF that were dropped on receipt.",
+    "tx_dropped": "Packets from the VF that were dropped on sending.",
+    "rx_broadcast": "Broadcast packets that the VF received.",
+    "rx_multicast": "Multicast packets that the VF received.",
+    "tx_errors": "Errors on sending from the VF.",
+}
+
+
+def collect(snapshot: Snapshot) -> Iterable[Family]:
+    """Return a counter `sriov_vf_<name>` for each counter that a reader found for a VF."""
+    families = {name: _family(name, help) for name, help in _HELP.items()}
+    for pf in snapshot.pfs:
+        counters = snapshot.vf_counters(pf).by_vf
+        for vf, address in pf.vfs.items():
+            if vf not in counters:
+                continue
+            series = labels(numa_node=pf.numa_node, pciAddr=address, pf=pf.netdev, vf=str(vf))
+            for name, value in counters[vf].items():
+                if name not in families:
+                    families[name] = _family(name, f"The driver's counter {name} of the VF.")
+                families[name].add(series, value)
+    known = [families.pop(name) for name in _HELP]
+    return known + [families[name] for name in sorted(families)]
+
+
+def _family(name: str, help: str) -> Family:
+    return Family(f"sriov_vf_{name}", "counter", help)

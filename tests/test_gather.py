@@ -1,0 +1,128 @@
+"""A collection: collectors are isolated from each other, and the deadline is kept."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from sriov_textfile import flags
+from sriov_textfile.cli import _config
+from sriov_textfile.collectors import COLLECTORS, pfinfo, vfstats
+from sriov_textfile.gather import Gatherer, GatherTimeoutError
+from sriov_textfile.log import Log
+from sriov_textfile.simulate.host import SimulatedPf
+from tests.conftest import Host, MakeHost
+
+
+def gatherer(host: Host, *arguments: str) -> Gatherer:
+    return Gatherer(
+        _config(flags.parse([*host.flags, *arguments])[1], host.rtnetlink), Log("error")
+    )
+
+
+def test_success_duration_and_skipped_of_each_collector_that_is_on(make_host: MakeHost) -> None:
+    run = make_host(SimulatedPf()).collect("--no-collector.pfinfo")
+    about = [name for name in run.samples if name.startswith("sriov_scrape_collector_")]
+    assert about == [
+        'sriov_scrape_collector_success{collector="vfstats"}',
+        'sriov_scrape_collector_duration_seconds{collector="vfstats"}',
+        'sriov_scrape_collector_skipped{collector="vfstats"}',
+    ]
+    duration = run.value("sriov_scrape_collector_duration_seconds", collector="vfstats")
+    assert 0 < float(duration or 0) < 10
+
+
+def test_a_collector_that_fails_does_not_cost_the_others(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(snapshot: object) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(vfstats, "collect", fail)
+    run = make_host(SimulatedPf()).collect()
+    assert run.code == 0
+    assert "sriov_pf_info" in run.out
+    assert run.value("sriov_scrape_collector_success", collector="vfstats") == "0"
+    assert run.value("sriov_scrape_collector_success", collector="pfinfo") == "1"
+    assert len(run.log.splitlines()) == 1
+    assert "collector vfstats: RuntimeError: no such luck" in run.log
+
+
+def test_a_series_is_written_once_whatever_the_machine_says(make_host: MakeHost) -> None:
+    """Two PFs that claim the same VF under the same name give the same series."""
+    host = make_host(SimulatedPf(vfs=1), SimulatedPf(address="0000:10:01.0", netdev="other", vfs=0))
+    second = host.device("0000:10:01.0").resolve()
+    (second / "net/other").rename(second / "net/ens1f0")
+    link = second / "virtfn0"
+    link.symlink_to("../0000:11:00.0")
+    run = host.collect()
+    assert len(run.samples) > 0  # which asserts that none is repeated
+    assert run.log.count("is there already: repeated series") == 9
+    assert run.value("sriov_scrape_collector_skipped", collector="vfstats") == "9"
+    assert run.value("sriov_scrape_collector_success", collector="vfstats") == "1"
+
+
+def test_every_collector_in_the_table_has_its_module_and_flag() -> None:
+    names = {flag.name for flag in flags.FLAGS}
+    for collector in COLLECTORS:
+        assert f"collector.{collector.name}" in names
+    assert callable(vfstats.collect)
+    assert callable(pfinfo.collect)
+
+
+# --- the deadline -----------------------------------------------------------------------
+
+
+def test_a_kernel_that_does_not_answer_costs_one_timeout_and_no_file(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    path = tmp_path / "sriov.prom"
+    path.write_text("# the old file\n")
+    host = make_host(SimulatedPf(sysfs="none"))
+    host.server.mute = True
+    start = time.monotonic()
+    run = host.collect("--timeout=300ms", f"--textfile.path={path}")
+    assert 0.3 <= time.monotonic() - start < 5
+    assert run.code == 1
+    assert len(run.log.splitlines()) == 1
+    assert "the collector vfstats did not end within the 0.3 s that --timeout allows" in run.log
+    assert f"{path} is as it was before" in run.log
+    assert path.read_text() == "# the old file\n"
+
+
+def test_a_collection_that_hangs_holds_back_the_next_ones_without_piling_up(
+    make_host: MakeHost,
+) -> None:
+    host = make_host(SimulatedPf(sysfs="none"))
+    host.server.mute = True
+    gather = gatherer(host, "--timeout=100ms").gather
+    with pytest.raises(GatherTimeoutError, match="did not end within"):
+        gather()
+    threads = len(os.listdir("/proc/self/task"))
+    start = time.monotonic()
+    for _ in range(50):
+        with pytest.raises(GatherTimeoutError, match="the collector vfstats still hangs"):
+            gather()
+    assert time.monotonic() - start < 0.5
+    assert len(os.listdir("/proc/self/task")) <= threads
+
+
+def test_collections_go_on_once_the_kernel_answers_again(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(sysfs="none"))
+    host.server.mute = True
+    gather = gatherer(host, "--timeout=100ms").gather
+    with pytest.raises(GatherTimeoutError):
+        gather()
+    host.server.mute = False
+    for _ in range(100):
+        try:
+            families = gather()
+            break
+        except GatherTimeoutError:
+            time.sleep(0.1)
+    else:
+        pytest.fail("the collection that hung never ended")
+    assert "sriov_vf_rx_bytes" in [family.name for family in families]

@@ -1,0 +1,301 @@
+"""vfstats: which reader gives which VF's counters, and what is left out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sriov_textfile.simulate.host import GROWTH, SimulatedPf
+from sriov_textfile.simulate.rtnetlink import LinkVf, encode_link
+from tests.conftest import Host, MakeHost, Run
+
+NETLINK_COUNTERS = set(GROWTH) - {"tx_errors"}
+
+
+def stats(host: Host, vf: int) -> Path:
+    return host.device(host.pfs[0].address) / f"sriov/{vf}/stats"
+
+
+def rx_bytes(run: Run, pf: str = "ens1f0") -> dict[int, int]:
+    """Return rx_bytes of each VF of a PF, by number."""
+    return {
+        int(name.partition('vf="')[2].partition('"')[0]): int(value)
+        for name, value in run.samples.items()
+        if name.startswith("sriov_vf_rx_bytes") and f'pf="{pf}"' in name
+    }
+
+
+def success(run: Run, collector: str = "vfstats") -> str | None:
+    return run.value("sriov_scrape_collector_success", collector=collector)
+
+
+def skipped(run: Run, collector: str = "vfstats") -> str | None:
+    return run.value("sriov_scrape_collector_skipped", collector=collector)
+
+
+# --- sysfs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["folder", "file"])
+def test_both_shapes_of_sysfs_statistics_give_the_same_lines(
+    make_host: MakeHost, shape: str
+) -> None:
+    host = make_host(SimulatedPf(vfs=2, sysfs=shape))  # type: ignore[arg-type]
+    run = host.collect("--collector.netlink=false")
+    expected = [
+        f'sriov_vf_{name}{{numa_node="0",pciAddr="0000:11:00.{vf}",pf="ens1f0",vf="{vf}"}}'
+        f" {1000 * vf + order}"
+        for order, name in enumerate(GROWTH, 1)
+        for vf in (0, 1)
+    ]
+    assert sorted(run.vf_samples()) == sorted(expected)
+
+
+def test_every_counter_that_the_driver_names_is_written(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=1))
+    (stats(host, 0) / "tx_spoofed").write_text("77\n")
+    run = host.collect()
+    assert "# TYPE sriov_vf_tx_spoofed counter\n" in run.out
+    labels = {"numa_node": "0", "pciAddr": "0000:11:00.0", "pf": "ens1f0", "vf": "0"}
+    assert run.value("sriov_vf_tx_spoofed", **labels) == "77"
+
+
+@pytest.mark.parametrize("text", ["18446744073709551615", "9223372036854775808", "0", "007"])
+def test_counters_are_written_in_full(make_host: MakeHost, text: str) -> None:
+    host = make_host(SimulatedPf(vfs=1))
+    (stats(host, 0) / "rx_bytes").write_text(f"{text}\n")
+    assert rx_bytes(host.collect()) == {0: int(text)}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "1.5", "0x10", "1e3", "12 34", "N/A", "٣", "18446744073709551616", "9" * 500]
+)
+def test_what_is_no_counter_is_skipped_with_a_log_line_and_counted(
+    make_host: MakeHost, text: str
+) -> None:
+    host = make_host(SimulatedPf(vfs=2))
+    (stats(host, 0) / "rx_bytes").write_text(f"{text}\n")
+    run = host.collect()
+    assert rx_bytes(run) == {1: 1003}
+    assert len(run.log.splitlines()) == 1
+    assert "/device/sriov/0/stats: rx_bytes is " in run.log
+    assert (success(run), skipped(run)) == ("1", "1")
+
+
+@pytest.mark.parametrize("name", ["rx-bytes", "rx bytes", "rx_bytes{a=1}", "größe"])
+def test_a_name_that_fits_no_metric_is_skipped(make_host: MakeHost, name: str) -> None:
+    host = make_host(SimulatedPf(vfs=1))
+    (stats(host, 0) / name).write_text("1\n")
+    run = host.collect()
+    assert len(run.vf_samples()) == len(GROWTH)
+    assert "cannot be part of a metric's name" in run.log
+    assert skipped(run) == "1"
+
+
+def test_symbolic_links_are_not_followed(make_host: MakeHost, tmp_path: Path) -> None:
+    host = make_host(SimulatedPf(vfs=1))
+    (tmp_path / "secret").write_text("42\n")
+    (stats(host, 0) / "leak").symlink_to(tmp_path / "secret")
+    run = host.collect()
+    assert "leak" not in run.out
+    assert "/stats/leak: Too many levels of symbolic links" in run.log
+    assert skipped(run) == "1"
+
+
+def test_a_link_in_place_of_the_statistics_is_not_followed(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = make_host(SimulatedPf(vfs=1))
+    stats(host, 0).rename(tmp_path / "elsewhere")
+    stats(host, 0).symlink_to(tmp_path / "elsewhere")
+    run = host.collect("--collector.netlink=false")
+    assert run.vf_samples() == []
+    assert skipped(run) == "1"
+
+
+def test_a_folder_or_a_pipe_among_the_counters_is_skipped(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=1))
+    (stats(host, 0) / "per_queue").mkdir()
+    os.mkfifo(stats(host, 0) / "pipe")
+    run = host.collect()
+    assert len(run.vf_samples()) == len(GROWTH)
+    assert "/stats/per_queue: Is a directory" in run.log
+    assert skipped(run) == "2"
+
+
+def test_lines_that_are_none_in_the_single_file_are_skipped(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=1, sysfs="file"))
+    stats(host, 0).write_text("tx_packets    : 5011\n\nrx_bytes:7\n  rx_packets : x\nheading\n")
+    run = host.collect("--collector.netlink=false")
+    labels = 'numa_node="0",pciAddr="0000:11:00.0",pf="ens1f0",vf="0"'
+    assert run.vf_samples() == [
+        f"sriov_vf_rx_bytes{{{labels}}} 7",
+        f"sriov_vf_tx_packets{{{labels}}} 5011",
+    ]
+    assert skipped(run) == "2"
+
+
+# --- netlink ----------------------------------------------------------------------------
+
+
+def test_netlink_gives_all_counters_of_the_kernel(make_host: MakeHost) -> None:
+    run = make_host(SimulatedPf(vfs=1, sysfs="none")).collect()
+    assert {line.split("{")[0] for line in run.vf_samples()} == {
+        f"sriov_vf_{name}" for name in NETLINK_COUNTERS
+    }
+
+
+@pytest.mark.parametrize("vfs", [0, 1, 221, 222, 256, 1024])
+def test_no_vf_is_lost_however_many_there_are(make_host: MakeHost, vfs: int) -> None:
+    host = make_host(SimulatedPf(vfs=vfs, sysfs="none"))
+    assert rx_bytes(host.collect()) == {vf: 1000 * vf + 3 for vf in range(vfs)}
+
+
+def test_the_kernel_is_asked_once_for_each_pf(make_host: MakeHost) -> None:
+    host = make_host(
+        SimulatedPf(vfs=4, sysfs="none"),
+        SimulatedPf(address="0000:20:00.0", netdev="b", vfs=4, sysfs="none"),
+    )
+    host.collect()
+    assert host.server.requests == {"ens1f0": 1, "b": 1}
+
+
+def test_counters_of_2_to_the_63_and_more_are_not_negative(make_host: MakeHost) -> None:
+    run = make_host(SimulatedPf(vfs=1, sysfs="none", first_count=2**64 - 100)).collect()
+    assert rx_bytes(run) == {0: 2**64 - 97}
+
+
+def test_an_unknown_netdev_points_to_the_network_namespace(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=1, sysfs="none"))
+    host.pfs.clear()  # sysfs still shows the PF, rtnetlink knows it no more
+    run = host.collect()
+    assert run.code == 0
+    assert run.vf_samples() == []
+    assert "netlink reader, PF ens1f0: the kernel knows no netdev ens1f0" in run.log
+    assert "run in the host's (in a pod: hostNetwork: true)" in run.log
+    assert (success(run), success(run, "pfinfo")) == ("0", "1")
+
+
+def test_a_pf_whose_link_cannot_be_had_does_not_cost_the_others(make_host: MakeHost) -> None:
+    host = make_host(
+        SimulatedPf(vfs=1, sysfs="none"),
+        SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1, sysfs="none"),
+    )
+    del host.pfs[0]
+    run = host.collect()
+    assert rx_bytes(run, "b") == {0: 3}
+    assert success(run) == "0"
+
+
+def test_a_reply_that_cannot_be_decoded_is_told(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=4, sysfs="none"))
+    describe = host.server.describe
+    host.server.describe = lambda netdev, number: (describe(netdev, number) or b"")[:-8]
+    run = host.collect()
+    assert "netlink reader, PF ens1f0: the reply says it has" in run.log
+    assert success(run) == "0"
+
+
+def test_a_late_reply_to_an_earlier_request_is_passed_over(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2, sysfs="none"))
+    host.server.stray = encode_link("ens1f0", "0000:10:00.0", bytes(6), 1, [LinkVf(0)], sequence=99)
+    assert rx_bytes(host.collect()) == {0: 3, 1: 1003}
+
+
+# --- which reader -----------------------------------------------------------------------
+
+
+def test_sysfs_is_asked_first_and_netlink_not_at_all_if_it_had_everything(
+    make_host: MakeHost,
+) -> None:
+    host = make_host(SimulatedPf(vfs=2))
+    run = host.collect()
+    assert host.server.requests == {}
+    assert 'reader="sysfs"' in run.out
+
+
+def test_a_vf_that_sysfs_has_nothing_for_is_asked_of_netlink(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=3))
+    shutil.rmtree(stats(host, 1))
+    run = host.collect()
+    assert rx_bytes(run) == {0: 3, 1: 1003, 2: 2003}
+    errors = [line for line in run.vf_samples() if line.startswith("sriov_vf_tx_errors")]
+    assert len(errors) == 2  # netlink has no error counter, and absent is not zero
+    assert 'reader="sysfs,netlink"' in run.out
+    assert host.server.requests == {"ens1f0": 1}
+
+
+def test_the_priority_can_be_turned_round(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2))
+    run = host.collect("--collector.vfstatspriority=netlink,sysfs")
+    assert "sriov_vf_tx_errors" not in run.out
+    assert 'reader="netlink"' in run.out
+
+
+def test_without_readers_there_are_no_counters(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2))
+    run = host.collect("--collector.sysfs=false", "--collector.netlink=false")
+    assert run.vf_samples() == []
+    assert 'reader=""' in run.out
+    assert success(run) == "1"
+
+
+def test_with_vfstats_off_nobody_is_asked(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2, sysfs="none"))
+    run = host.collect("--no-collector.vfstats")
+    assert host.server.requests == {}
+    assert run.vf_samples() == []
+    assert success(run) is None
+    assert 'sriov_pf_num_vfs{numa_node="0",pciAddr="0000:10:00.0",pf="ens1f0"} 2\n' in run.out
+
+
+@pytest.mark.parametrize(
+    ("flag", "left"),
+    [
+        ("--collector.pf-include=^ens", ["ens1f0", "ens2f0"]),
+        ("--collector.pf-include=2f", ["ens2f0"]),
+        ("--collector.pf-exclude=^ib", ["ens1f0", "ens2f0"]),
+        ("--collector.pf-include=nothing", []),
+    ],
+)
+def test_pfs_are_chosen_by_regular_expressions(
+    make_host: MakeHost, flag: str, left: list[str]
+) -> None:
+    names = ("ens1f0", "ens2f0", "ib0")
+    host = make_host(
+        *[
+            SimulatedPf(address=f"0000:{16 + n:02x}:00.0", netdev=name, vfs=0)
+            for n, name in enumerate(names)
+        ]
+    )
+    run = host.collect(flag)
+    assert [
+        line.split('pf="')[1].split('"')[0]
+        for line in run.out.splitlines()
+        if line.startswith("sriov_pf_info")
+    ] == left
+
+
+# --- from one collection to the next ----------------------------------------------------
+
+
+@pytest.mark.parametrize("sysfs", ["folder", "file", "none"])
+def test_what_was_counted_since_is_seen(make_host: MakeHost, sysfs: str) -> None:
+    host = make_host(SimulatedPf(vfs=2, sysfs=sysfs))  # type: ignore[arg-type]
+    assert rx_bytes(host.collect()) == {0: 3, 1: 1003}
+    host.now = 10
+    host.refresh()
+    assert rx_bytes(host.collect()) == {0: 3 + 9_000_000, 1: 1003 + 18_000_000}
+
+
+@pytest.mark.parametrize("sysfs", ["folder", "file", "none"])
+def test_vfs_that_come_and_go_are_seen(make_host: MakeHost, sysfs: str) -> None:
+    host = make_host(SimulatedPf(vfs=2, sysfs=sysfs))  # type: ignore[arg-type]
+    assert list(rx_bytes(host.collect())) == [0, 1]
+    host.set_vfs(host.pfs[0], 5)
+    assert list(rx_bytes(host.collect())) == [0, 1, 2, 3, 4]
+    host.set_vfs(host.pfs[0], 1)
+    assert list(rx_bytes(host.collect())) == [0]
