@@ -1,0 +1,91 @@
+"""Writes a file for node_exporter's textfile collector, atomically.
+
+A reader sees the old file or the new one, whole, at any moment, and a run that is killed
+leaves at most a temporary file, which the next run removes. The temporary's name does not end
+in `.prom`, so node_exporter never reads it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def write(path: str, data: bytes) -> None:
+    """Put `data` into the file at `path`, readable by all, in place of what was there.
+
+    Raises OSError; the old file then stays as it was, and no temporary remains.
+    """
+    folder, name = os.path.split(path)
+    folder = folder or "."
+    prefix = f".{name}."
+    _sweep(folder, prefix)
+    temporary, fd = _create(folder, prefix)
+    try:
+        try:
+            os.fchmod(fd, 0o644)  # Whatever the umask: node_exporter runs as its own user.
+            write_all(fd, data)
+            os.fsync(fd)
+            os.rename(temporary, path)
+        finally:
+            os.close(fd)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data` to a descriptor, which may take it in parts. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _create(folder: str, prefix: str) -> tuple[str, int]:
+    """Return path and descriptor of a new temporary, locked for as long as it is open."""
+    while True:
+        temporary = f"{folder}/{prefix}{os.getpid()}.{os.urandom(4).hex()}.tmp"
+        fd = os.open(temporary, _CREATE, 0o600)
+        _lock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return temporary, fd
+        os.close(fd)  # Another run swept it away before it was locked.
+
+
+def _sweep(folder: str, prefix: str) -> None:
+    """Remove the temporaries of runs that were killed: those that nobody holds locked."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return  # Creating the new one will say what is wrong with the folder.
+    for name in names:
+        if not (name.startswith(prefix) and name.endswith(".tmp")):
+            continue
+        temporary = f"{folder}/{name}"
+        try:
+            fd = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if _lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                _remove(temporary)
+        finally:
+            os.close(fd)
+
+
+def _lock(fd: int, operation: int) -> bool:
+    """Return whether the lock was had. A file system may have none to give."""
+    try:
+        fcntl.flock(fd, operation)
+    except OSError:
+        return False
+    return True
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # It is gone, or cannot be removed; the next run tries again.

@@ -1,0 +1,250 @@
+"""The file: whole at every moment, readable by all, and as it was if anything fails."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sriov_textfile.outputs import textfile
+from sriov_textfile.simulate.host import SimulatedPf
+from tests.conftest import MakeHost, Run
+
+ROOT = os.geteuid() == 0
+
+
+def test_the_file_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    textfile.write(str(path), b"metric 1\n")
+    assert path.read_bytes() == b"metric 1\n"
+    assert os.listdir(tmp_path) == ["sriov.prom"]
+
+
+def test_an_old_file_is_replaced_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    path.write_bytes(b"old " * 1000)
+    with path.open("rb") as reader:
+        textfile.write(str(path), b"new\n")
+        assert reader.read() == b"old " * 1000
+    assert path.read_bytes() == b"new\n"
+
+
+def test_a_path_without_folder_is_below_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    textfile.write("sriov.prom", b"metric 1\n")
+    assert os.listdir(tmp_path) == ["sriov.prom"]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+def test_the_file_is_readable_by_all_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        textfile.write(str(tmp_path / "sriov.prom"), b"metric 1\n")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "sriov.prom").stat().st_mode) == 0o644
+
+
+def test_a_link_is_replaced_and_what_it_points_to_is_not_touched(tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_text("keep")
+    (tmp_path / "sriov.prom").symlink_to(target)
+    textfile.write(str(tmp_path / "sriov.prom"), b"metric 1\n")
+    assert target.read_text() == "keep"
+    assert not (tmp_path / "sriov.prom").is_symlink()
+
+
+# --- temporaries ------------------------------------------------------------------------
+
+
+def test_the_temporary_of_a_killed_run_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".sriov.prom.4711.00c0ffee.tmp").write_text("half a met")
+    textfile.write(str(tmp_path / "sriov.prom"), b"metric 1\n")
+    assert os.listdir(tmp_path) == ["sriov.prom"]
+
+
+def test_the_temporary_of_a_running_run_is_left_alone(tmp_path: Path) -> None:
+    temporary = tmp_path / ".sriov.prom.4711.00c0ffee.tmp"
+    with temporary.open("w") as other_run:
+        fcntl.flock(other_run, fcntl.LOCK_EX)
+        textfile.write(str(tmp_path / "sriov.prom"), b"metric 1\n")
+        assert sorted(os.listdir(tmp_path)) == [temporary.name, "sriov.prom"]
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    names = {".sriov.prom~", "sriov.prom.1.tmp", ".other.prom.1.2.tmp", "node.prom"}
+    for name in names:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".sriov.prom.a-pipe.tmp2").mkdir()
+    textfile.write(str(tmp_path / "sriov.prom"), b"metric 1\n")
+    assert names < set(os.listdir(tmp_path))
+
+
+def test_no_temporary_can_be_taken_for_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    rename = os.rename
+
+    def spy(source: str, target: str) -> None:
+        names.extend(os.listdir(tmp_path))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", spy)
+    textfile.write(str(tmp_path / "sriov.prom"), b"metric 1\n")
+    assert len(names) == 1
+    assert not names[0].endswith(".prom")
+
+
+WRITER = """
+import sys
+from sriov_textfile.outputs import textfile
+version = 0
+while True:
+    version += 1
+    lines = "".join([f'metric{{line="{n}"}} {version}\\n' for n in range(2000)])
+    textfile.write(sys.argv[1], f"# START {version}\\n{lines}# END {version}\\n".encode())
+"""
+
+
+def test_a_reader_never_sees_half_a_file_when_writers_are_killed_at_any_moment(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "sriov.prom"
+    textfile.write(str(path), b"# START 0\n# END 0\n")
+    reads = 0
+    versions = set()
+    for seed in range(25):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
+        end = time.monotonic() + 0.15 + random.Random(seed).random() * 0.15
+        while time.monotonic() < end:
+            text = path.read_text()
+            first, *lines, last = text.splitlines()
+            assert first.startswith("# START ")
+            version = first.split()[-1]
+            assert last == f"# END {version}"
+            assert len(lines) == (2000 if version != "0" else 0)
+            assert all(line.endswith(f" {version}") for line in lines)
+            versions.add(version)
+            reads += 1
+        writer.send_signal(signal.SIGKILL)
+        assert writer.wait() == -signal.SIGKILL
+    assert reads > 100
+    assert len(versions) > 10
+    textfile.write(str(path), b"metric 1\n")
+    assert os.listdir(tmp_path) == ["sriov.prom"]
+
+
+def test_runs_that_write_the_same_file_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    code = (
+        "import sys; from sriov_textfile.outputs import textfile\n"
+        "for _ in range(100): textfile.write(sys.argv[1], b'metric 1\\n' * 1000)"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
+    assert [run.wait(60) for run in runs] == [0, 0, 0, 0]
+    assert os.listdir(tmp_path) == ["sriov.prom"]
+
+
+# --- failures ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_file(tmp_path: Path) -> Path:
+    path = tmp_path / "textfile/sriov.prom"
+    path.parent.mkdir()
+    path.write_text("# the old file\n")
+    return path
+
+
+def assert_refused(run: Run, path: Path, message: str) -> None:
+    """The old file is there, nothing else is, and one line says why."""
+    assert run.code == 1
+    assert len(run.log.splitlines()) == 1, run.log
+    assert f"cannot write {path}: {message}; {path} is as it was before" in run.log
+    assert path.read_text() == "# the old file\n"
+    assert os.listdir(path.parent) == ["sriov.prom"]
+
+
+def test_a_file_size_limit(make_host: MakeHost, old_file: Path) -> None:
+    host = make_host(SimulatedPf(vfs=64))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        run = host.collect(f"--textfile.path={old_file}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_refused(run, old_file, os.strerror(errno.EFBIG))
+
+
+@pytest.mark.parametrize("failing", ["fsync", "rename", "fchmod"])
+def test_a_step_that_fails(
+    make_host: MakeHost, old_file: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    host = make_host(SimulatedPf())
+
+    def fail(*unused: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, failing, fail)
+    run = host.collect(f"--textfile.path={old_file}")
+    assert_refused(run, old_file, os.strerror(errno.EIO))
+
+
+@pytest.mark.skipif(not ROOT, reason="mounting a full disk takes root")
+def test_a_full_disk(old_file: Path, tmp_path: Path) -> None:
+    script = f"""
+        mount -t tmpfs -o size=16k tmpfs {old_file.parent}
+        echo '# the old file' >{old_file}
+        {sys.executable} -m sriov_textfile demo --vfs=64 --textfile.path={old_file}
+        echo "exit $?"; cat {old_file}; ls -A {old_file.parent}
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "exit 1\n# the old file\nsriov.prom\n"
+    assert f"cannot write {old_file}: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unwritable_folder(old_file: Path, tmp_path: Path) -> None:
+    old_file.parent.chmod(0o555)
+    tmp_path.chmod(0o755)
+    command = [sys.executable, "-m", "sriov_textfile", "demo", f"--textfile.path={old_file}"]
+    if ROOT:  # whom no mode of a folder stops
+        tmp_path.parent.chmod(0o755)
+        tmp_path.parent.parent.chmod(0o755)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if "Permission denied" not in done.stderr and "cannot write" not in done.stderr:
+        pytest.skip(f"user 65534 cannot run this Python: {done.stderr}")
+    assert done.returncode == 1
+    assert f"cannot write {old_file}: Permission denied" in done.stderr
+    assert old_file.read_text() == "# the old file\n"
+    assert os.listdir(old_file.parent) == ["sriov.prom"]
+
+
+def test_a_missing_folder(make_host: MakeHost) -> None:
+    run = make_host().collect("--textfile.path=/nowhere/sriov.prom")
+    assert run.code == 1
+    assert "cannot write /nowhere/sriov.prom: No such file or directory" in run.log
+
+
+def test_a_folder_in_the_files_place(make_host: MakeHost, tmp_path: Path) -> None:
+    (tmp_path / "textfile/sriov.prom").mkdir(parents=True)
+    run = make_host().collect(f"--textfile.path={tmp_path}/textfile/sriov.prom")
+    assert run.code == 1
+    assert "sriov.prom: Is a directory" in run.log
+    assert os.listdir(tmp_path / "textfile") == ["sriov.prom"]
