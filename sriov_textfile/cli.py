@@ -1,0 +1,110 @@
+"""From the command line to one mode of the program, and to an exit code.
+
+0: the metrics were delivered; 1: they could not be; 2: the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sriov_textfile import __version__, flags
+from sriov_textfile.collectors import COLLECTORS
+from sriov_textfile.config import Config
+from sriov_textfile.gather import Gatherer
+from sriov_textfile.log import Log
+from sriov_textfile.outputs import once
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_USAGE = """\
+usage: sriov-textfile [COMMAND] [FLAGS]
+
+Metrics of SR-IOV virtual functions, and of the pods and CPUs that use them, for Prometheus.
+
+commands:
+  collect   gather once and write --textfile.path=FILE.prom, or standard output (the default)
+  demo      run any command on a simulated host; see sriov-textfile demo --help
+
+flags:
+"""
+
+_PLANNED = ("collector.kubepodcpu", "collector.kubepoddevice", "interval")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program as the command line says and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["demo"]:
+            from sriov_textfile.simulate import demo
+
+            with demo.host(arguments[1:]) as host:
+                table = (*flags.FLAGS, *demo.FLAGS)
+                return run([*host.flags, *arguments[1:]], table, host.rtnetlink)
+        return run(arguments)
+    except flags.FlagError as error:
+        print(f"sriov-textfile: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(
+    arguments: Sequence[str], table: Sequence[flags.Flag] = flags.FLAGS, rtnetlink: str = ""
+) -> int:
+    """Run any command but demo and return the exit code.
+
+    `rtnetlink` is the path of a unix socket that answers in the kernel's stead. Raises
+    FlagError.
+    """
+    words, values = flags.parse(arguments, table)
+    if values["help"]:
+        print(_USAGE + flags.usage(table), end="")
+        return 0
+    if values["version"]:
+        print(f"sriov-textfile {__version__} (Python {sys.version.partition(' ')[0]})")
+        return 0
+    if words not in ([], ["collect"]):
+        raise flags.FlagError(
+            f"unknown command {' '.join(words)}; use collect or demo,"
+            " and give a boolean flag its value as --flag=false"
+        )
+    for name in _PLANNED:
+        if values[name]:
+            raise flags.FlagError(f"--{name} is not in this version yet; leave it out")
+    config = _config(values, rtnetlink)
+    log = Log(config.log_level, config.log_format)
+    try:
+        once.collect(Gatherer(config, log), config.textfile_path)
+    except once.DeliveryError as error:
+        log.error(str(error))
+        return 1
+    return 0
+
+
+def _config(values: dict[str, object], rtnetlink: str) -> Config:
+    priority = values["collector.vfstatspriority"]
+    assert isinstance(priority, tuple)
+    return Config(
+        collectors=frozenset(c.name for c in COLLECTORS if values[f"collector.{c.name}"]),
+        vfstats_priority=tuple(reader for reader in priority if values[f"collector.{reader}"]),
+        pf_include=values["collector.pf-include"],
+        pf_exclude=values["collector.pf-exclude"],
+        cpucheckpoint=values["path.cpucheckpoint"],
+        kubecgroup=values["path.kubecgroup"],
+        kubeletsocket=values["path.kubeletSocket"],
+        nodecpuinfo=values["path.nodecpuinfo"],
+        sysbuspci=values["path.sysbuspci"],
+        sysclassnet=values["path.sysclassnet"],
+        textfile_path=values["textfile.path"],
+        interval=values["interval"],
+        timeout=values["timeout"],
+        listen_address=values["web.listen-address"],
+        rate_burst=values["web.rate-burst"],
+        rate_limit=values["web.rate-limit"],
+        log_level=values["log.level"],
+        log_format=values["log.format"],
+        rtnetlink=rtnetlink,
+    )

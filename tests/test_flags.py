@@ -1,0 +1,216 @@
+"""Flags are spelled as Go programs take them, and a wrong one gets one line with the mend."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sriov_textfile import flags
+from sriov_textfile.cli import _config
+from sriov_textfile.config import Config
+from sriov_textfile.flags import FlagError
+
+
+def value(name: str, *arguments: str) -> object:
+    return flags.parse(arguments)[1][name]
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(FlagError) as error:
+        flags.parse(arguments)
+    return str(error.value)
+
+
+# The flags of the Go exporter that this program replaces, with their defaults.
+GO_EXPORTER = {
+    "collector.kubepodcpu": False,
+    "collector.kubepoddevice": False,
+    "collector.vfstats": True,
+    "collector.netlink": True,
+    "collector.sysfs": True,
+    "collector.vfstatspriority": ("sysfs", "netlink"),
+    "path.cpucheckpoint": "/var/lib/kubelet/cpu_manager_state",
+    "path.kubecgroup": "/sys/fs/cgroup/cpuset/kubepods/",
+    "path.kubeletSocket": "/var/lib/kubelet/pod-resources/kubelet.sock",
+    "path.nodecpuinfo": "/sys/devices/system/node/",
+    "path.sysbuspci": "/sys/bus/pci/devices",
+    "path.sysclassnet": "/sys/class/net/",
+    "web.listen-address": ("", 9808),
+    "web.rate-burst": 10,
+    "web.rate-limit": 1,
+}
+
+
+@pytest.mark.parametrize("name", GO_EXPORTER)
+def test_the_go_exporters_flags_and_defaults(name: str) -> None:
+    assert value(name) == GO_EXPORTER[name]
+
+
+def test_our_own_defaults() -> None:
+    assert value("textfile.path") == ""
+    assert value("interval") == 0
+    assert value("timeout") == 10
+    assert value("collector.pfinfo") is True
+    assert value("collector.pf-include") is None
+    assert value("log.level") == "info"
+    assert value("log.format") == "logfmt"
+
+
+@pytest.mark.parametrize("text", ["--timeout=5s", "-timeout=5s", "--TIMEOUT=5s"])
+def test_one_dash_or_two_in_any_case(text: str) -> None:
+    assert value("timeout", text) == 5
+
+
+def test_a_value_may_follow_as_a_word() -> None:
+    assert value("timeout", "--timeout", "5s") == 5
+
+
+@pytest.mark.parametrize("name", ["path.kubeletSocket", "path.kubeletsocket"])
+def test_the_kubelet_socket_is_one_flag_in_both_spellings(name: str) -> None:
+    assert value("path.kubeletSocket", f"--{name}=/run/k.sock") == "/run/k.sock"
+
+
+@pytest.mark.parametrize("text", ["", "=true", "=1", "=t", "=T", "=TRUE", "=True"])
+def test_true_as_go_spells_it(text: str) -> None:
+    assert value("collector.vfstats", "--collector.vfstats=0", f"--collector.vfstats{text}")
+
+
+@pytest.mark.parametrize("text", ["=false", "=0", "=f", "=F", "=FALSE", "=False"])
+def test_false_as_go_spells_it(text: str) -> None:
+    assert not value("collector.vfstats", f"--collector.vfstats{text}")
+
+
+def test_node_exporters_no_prefix() -> None:
+    assert not value("collector.vfstats", "--no-collector.vfstats")
+
+
+def test_the_last_of_several_wins() -> None:
+    assert value("timeout", "--timeout=1s", "--timeout=2s") == 2
+
+
+def test_words_are_told_from_flags() -> None:
+    assert flags.parse(["collect", "--timeout", "1s", "more"])[0] == ["collect", "more"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("15s", 15),
+        ("1m30s", 90),
+        ("1h", 3600),
+        ("500ms", 0.5),
+        ("1.5s", 1.5),
+        (".5s", 0.5),
+        ("2500us", 0.0025),
+        ("2500µs", 0.0025),
+        ("15", 15),
+        ("0.25", 0.25),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert value("timeout", f"--timeout={text}") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "5x", "5 s", "1h-5m", "1..5s", ".s", "five", "s5", "-5s", "5sm", "1e3s", "٣s"]
+)
+def test_what_is_no_duration(text: str) -> None:
+    expected = f"--timeout={text}: use a duration such as 15s, 1m30s or 500ms"
+    if text == "":
+        expected = "--timeout=: use a duration such as 15s, 1m30s or 500ms"
+    assert refusal(f"--timeout={text}") == expected
+
+
+@pytest.mark.parametrize("text", ["0s", "0", "25h", "1us", "99999999999999999999h"])
+def test_durations_out_of_range(text: str) -> None:
+    assert refusal(f"--timeout={text}") == f"--timeout={text}: use a duration from 1ms to 24h"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":9808", ("", 9808)),
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("[::1]:9808", ("::1", 9808)),
+        ("localhost:0", ("localhost", 0)),
+    ],
+)
+def test_listen_addresses_as_go_writes_them(text: str, address: tuple[str, int]) -> None:
+    assert value("web.listen-address", f"--web.listen-address={text}") == address
+
+
+@pytest.mark.parametrize("text", ["9808", "::1:9808", "[::1]", "host:", ":http", ":٣"])
+def test_what_is_no_listen_address(text: str) -> None:
+    assert "use HOST:PORT, :PORT or [IPV6]:PORT" in refusal(f"--web.listen-address={text}")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--colector.vfstats",
+            "unknown flag --colector.vfstats; did you mean --collector.vfstats?",
+        ),
+        ("-q", "unknown flag -q; see --help"),
+        ("--no-timeout", "unknown flag --no-timeout; did you mean --timeout?"),
+        ("--collector.vfstats=yes", "--collector.vfstats=yes: use true or false"),
+        ("--timeout", "--timeout needs a value: --timeout=VALUE"),
+        (
+            "--collector.vfstatspriority=sysfs,ethtool",
+            "--collector.vfstatspriority=sysfs,ethtool:"
+            " use a list of the readers sysfs and netlink: sysfs,netlink",
+        ),
+        (
+            "--textfile.path=/var/lib/x/sriov.txt",
+            "--textfile.path=/var/lib/x/sriov.txt:"
+            " node_exporter reads only files whose names end in .prom",
+        ),
+        ("--web.listen-address=:99999", "--web.listen-address=:99999: use a port from 0 to 65535"),
+        ("--web.rate-limit=0", "--web.rate-limit=0: use a whole number from 1 to 1000000"),
+        ("--web.rate-burst=-1", "--web.rate-burst=-1: use a whole number from 1 to 1000000"),
+        ("--log.level=loud", "--log.level=loud: use debug, info, warn or error"),
+        ("--log.format=xml", "--log.format=xml: use logfmt or json"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_its_mend(argument: str, message: str) -> None:
+    assert refusal(argument) == message
+
+
+@pytest.mark.parametrize("text", ["(", "[a", "*", "a{99999999999}"])
+def test_a_bad_regular_expression(text: str) -> None:
+    message = refusal(f"--collector.pf-include={text}")
+    assert message.startswith(f"--collector.pf-include={text}: use a regular expression (")
+
+
+def test_readers_are_asked_in_the_order_given_each_once() -> None:
+    name = "collector.vfstatspriority"
+    assert value(name, f"--{name}=netlink, sysfs,netlink") == ("netlink", "sysfs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        ([], ("sysfs", "netlink")),
+        (["--collector.netlink=false"], ("sysfs",)),
+        (["--collector.sysfs=false"], ("netlink",)),
+        (["--collector.sysfs=false", "--collector.netlink=false"], ()),
+    ],
+)
+def test_a_reader_that_is_off_leaves_the_list(arguments: list[str], left: tuple[str]) -> None:
+    assert _config(flags.parse(arguments)[1], "").vfstats_priority == left
+
+
+def test_the_config_has_every_setting_and_cannot_be_changed() -> None:
+    config = _config(flags.parse([])[1], "")
+    assert set(vars(config)) == set(Config.__annotations__)
+    with pytest.raises(AttributeError, match="cannot set timeout"):
+        config.timeout = 1
+
+
+def test_help_names_every_flag_with_its_default() -> None:
+    text = flags.usage()
+    for flag in flags.FLAGS:
+        assert re.search(rf"^  --{re.escape(flag.name)}\n", text, re.MULTILINE)
+        if flag.default not in ("", "false"):
+            assert f"(default {flag.default})" in text
