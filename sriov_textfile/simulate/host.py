@@ -1,0 +1,261 @@
+"""Builds a simulated host below a folder: its sysfs, and the rtnetlink that goes with it."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sriov_textfile.simulate.rtnetlink import LinkVf, RtnetlinkServer, encode_link
+
+ETHERNET, INFINIBAND, OTHER_NETWORK = "0x020000", "0x020700", "0x028000"
+
+# The counters of a VF, each with what it grows by in a second.
+GROWTH = {
+    "rx_packets": 1000,
+    "tx_packets": 800,
+    "rx_bytes": 900_000,
+    "tx_bytes": 500_000,
+    "rx_broadcast": 2,
+    "rx_multicast": 5,
+    "rx_dropped": 1,
+    "tx_dropped": 1,
+    "tx_errors": 1,
+}
+
+
+@dataclass
+class SimulatedPf:
+    """A PF to simulate.
+
+    VF N's counters start at `first_count` + 1000 N + 1, 2, 3 …, in the order of GROWTH, and
+    grow with time, faster for a higher N.
+    """
+
+    address: str = "0000:10:00.0"
+    netdev: str = "ens1f0"  # "" for a PF that has none
+    vfs: int = 8
+    total_vfs: int = 64
+    driver: str = "ice"
+    pci_class: str = ETHERNET
+    numa_node: int = 0
+    # How the driver publishes VF counters in sysfs: a folder of files, one file, or not.
+    sysfs: Literal["folder", "file", "none"] = "folder"
+    counts: bool = True  # whether the driver tells the kernel counters, or leaves zeros
+    first_count: int = 0
+    switchdev: bool = False  # with a representor for each VF, eth0, eth1 …
+    second_port: str = ""  # netdev of a card's second port on the same PCI address
+    vf_driver: str = "iavf"  # vfio-pci leaves the VFs without netdevs
+    vf_offset: int = 256  # from the PF's routing ID to VF 0's, and from VF to VF
+    vf_stride: int = 1
+
+    @property
+    def hardware_address(self) -> bytes:
+        """The PF's own; InfiniBand's have 20 bytes."""
+        length = 20 if self.pci_class == INFINIBAND else 6
+        return bytes([2, *self.address.encode()[-length + 1 :]]).ljust(length, b"\0")
+
+    def vf_address(self, vf: int) -> str:
+        """Return VF N's PCI address, whose 16-bit routing ID is bus, device and function."""
+        domain, bus, device = self.address.split(":")
+        slot, function = device.split(".")
+        routing_id = int(bus, 16) << 8 | int(slot, 16) << 3 | int(function)
+        routing_id += self.vf_offset + vf * self.vf_stride
+        return f"{domain}:{routing_id >> 8:02x}:{routing_id >> 3 & 31:02x}.{routing_id & 7}"
+
+    def counters(self, vf: int, seconds: int) -> dict[str, int]:
+        """Return what the VF has counted some seconds after the start."""
+        start = self.first_count + 1000 * vf
+        return {
+            name: start + order + growth * seconds * (vf + 1)
+            for order, (name, growth) in enumerate(GROWTH.items(), 1)
+        }
+
+    def link_vf(self, vf: int, seconds: int) -> LinkVf:
+        """Return what the driver tells the kernel of a VF; tx_errors has no place there."""
+        mac = self.hardware_address[:-2] + vf.to_bytes(2, "big")
+        return LinkVf(
+            number=vf,
+            mac=mac,
+            vlan=100 + vf if vf % 4 == 3 else 0,
+            qos=3 if vf % 4 == 3 else 0,
+            trust=vf % 2,
+            max_tx_rate=10_000 if vf % 4 == 2 else 0,
+            stats=self.counters(vf, seconds) if self.counts else {},
+        )
+
+
+class SimulatedHost:
+    """A host below the folder `root`, with some PFs and a few devices that are none.
+
+    Sysfs is there from the start; rtnetlink answers within `with host.running():`.
+    """
+
+    def __init__(
+        self, root: Path, pfs: Sequence[SimulatedPf], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.root = root
+        self.pfs = list(pfs)
+        self._clock = clock
+        self._start = clock()
+        self._ifindexes = itertools.count(2)  # 1 is lo
+        self._devices = root / "sys/devices"
+        self.bus = root / "sys/bus/pci/devices"
+        self.net = root / "sys/class/net"
+        self.bus.mkdir(parents=True)
+        self.net.mkdir(parents=True)
+        self.rtnetlink = str(root / "rtnetlink")
+        for address, pci_class in (("0000:00:00.0", "0x060000"), ("0000:00:1f.6", ETHERNET)):
+            self._add_device(address, pci_class, numa_node=-1)
+        nvme = self._add_device("0000:f0:00.0", "0x010802", numa_node=0)
+        _write(nvme / "sriov_totalvfs", 32)
+        for pf in self.pfs:
+            self._add_pf(pf)
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that point the program at this host."""
+        return [f"--path.sysbuspci={self.bus}", f"--path.sysclassnet={self.net}"]
+
+    @property
+    def seconds(self) -> int:
+        """How long the host has been up."""
+        return int(self._clock() - self._start)
+
+    @contextmanager
+    def running(self) -> Iterator[RtnetlinkServer]:
+        """Let rtnetlink answer, for as long as the context lasts."""
+        with RtnetlinkServer(self.rtnetlink, self._describe) as server:
+            try:
+                yield server
+            finally:
+                server.shutdown()
+
+    def device(self, address: str) -> Path:
+        """Return the folder of a PCI device."""
+        return self.bus / address
+
+    def set_vfs(self, pf: SimulatedPf, count: int) -> None:
+        """Create or remove VFs, as writing to sriov_numvfs does."""
+        device = self.device(pf.address)
+        for vf in range(count, pf.vfs):
+            address = pf.vf_address(vf)
+            (device / f"virtfn{vf}").unlink()
+            if pf.sysfs != "none":
+                shutil.rmtree(device / f"sriov/{vf}")
+            for netdev in (device.resolve().parent / address).glob("net/*"):
+                (self.net / netdev.name).unlink()
+            shutil.rmtree(self.device(address).resolve())
+            self.device(address).unlink()
+        for vf in range(pf.vfs, count):
+            self._add_vf(pf, vf)
+        pf.vfs = count
+        _write(device / "sriov_numvfs", count)
+
+    def refresh(self) -> None:
+        """Write what the drivers have counted by now into sysfs."""
+        for pf in self.pfs:
+            for vf in range(pf.vfs):
+                self._write_counters(pf, vf)
+
+    def _describe(self, netdev: str, sequence: int) -> bytes | None:
+        for pf in self.pfs:
+            if netdev and netdev in (pf.netdev, pf.second_port):
+                vfs = [pf.link_vf(vf, self.seconds) for vf in range(pf.vfs)]
+                return encode_link(
+                    netdev, pf.address, pf.hardware_address, pf.vfs, vfs, sequence=sequence
+                )
+        return None
+
+    def _add_pf(self, pf: SimulatedPf) -> None:
+        device = self._add_device(pf.address, pf.pci_class, pf.numa_node, pf.driver)
+        _write(device / "sriov_totalvfs", pf.total_vfs)
+        _write(device / "sriov_numvfs", pf.vfs)
+        if pf.switchdev:
+            for vf in range(pf.vfs):
+                self._add_netdev(device, f"eth{vf}", phys_port_name=f"pf0vf{vf}", switch="5e0001")
+            self._add_netdev(device, pf.netdev, phys_port_name="p0", switch="5e0001")
+        elif pf.netdev:
+            self._add_netdev(device, pf.netdev)
+        if pf.second_port:
+            self._add_netdev(device, pf.second_port, dev_port=1)
+        for vf in range(pf.vfs):
+            self._add_vf(pf, vf)
+
+    def _add_vf(self, pf: SimulatedPf, vf: int) -> None:
+        address = pf.vf_address(vf)
+        parent = self.device(pf.address).resolve().parent
+        device = self._add_device(address, pf.pci_class, pf.numa_node, pf.vf_driver, parent)
+        (device / "physfn").symlink_to(f"../{pf.address}")
+        (parent / pf.address / f"virtfn{vf}").symlink_to(f"../{address}")
+        if pf.netdev and pf.vf_driver != "vfio-pci":
+            self._add_netdev(device, f"{pf.netdev}v{vf}")
+        if pf.sysfs != "none":
+            (parent / pf.address / f"sriov/{vf}").mkdir(parents=True)
+        self._write_counters(pf, vf)
+
+    def _write_counters(self, pf: SimulatedPf, vf: int) -> None:
+        stats = self.device(pf.address) / f"sriov/{vf}/stats"
+        counters = pf.counters(vf, self.seconds)
+        if pf.sysfs == "folder":
+            stats.mkdir(exist_ok=True)
+            for name, value in counters.items():
+                self._replace(stats / name, str(value))
+        elif pf.sysfs == "file":
+            lines = [f"{name:<14}: {value}" for name, value in counters.items()]
+            self._replace(stats, "\n".join(lines))
+
+    def _replace(self, path: Path, text: str) -> None:
+        """Let a running reader see the old text or the new one, as it would of a driver."""
+        new = self.root / "new"
+        _write(new, text)
+        new.rename(path)
+
+    def _add_device(
+        self,
+        address: str,
+        pci_class: str,
+        numa_node: int,
+        driver: str = "",
+        parent: Path | None = None,
+    ) -> Path:
+        folder = parent or self._devices / f"pci{address[:-5]}"
+        device = folder / address
+        device.mkdir(parents=True)
+        _write(device / "class", pci_class)
+        _write(device / "numa_node", numa_node)
+        if driver:
+            drivers = self.root / "sys/bus/pci/drivers" / driver
+            drivers.mkdir(parents=True, exist_ok=True)
+            (device / "driver").symlink_to(f"../../../bus/pci/drivers/{driver}")
+        (self.bus / address).symlink_to(f"../../../devices/{folder.name}/{address}")
+        return device
+
+    def _add_netdev(
+        self,
+        device: Path,
+        name: str,
+        phys_port_name: str = "",
+        switch: str = "",
+        dev_port: int = 0,
+    ) -> None:
+        netdev = device / "net" / name
+        netdev.mkdir(parents=True)
+        _write(netdev / "dev_port", dev_port)
+        _write(netdev / "ifindex", next(self._ifindexes))
+        # Where the kernel answers EOPNOTSUPP a simulated file can only be missing.
+        if phys_port_name:
+            _write(netdev / "phys_port_name", phys_port_name)
+        if switch:
+            _write(netdev / "phys_switch_id", switch)
+        (netdev / "device").symlink_to(f"../../../{device.name}")
+        (self.net / name).symlink_to(f"../../devices/{device.parent.name}/{device.name}/net/{name}")
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(f"{value}\n")

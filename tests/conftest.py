@@ -1,0 +1,98 @@
+"""What the tests share: simulated hosts, and running the program on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sriov_textfile import cli, flags
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.rtnetlink import RtnetlinkServer
+
+CAPTURES = Path(__file__).parent / "captures"
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+
+
+@dataclass
+class Run:
+    """One run of the program on a host."""
+
+    code: int
+    out: str
+    log: str
+
+    @property
+    def samples(self) -> dict[str, str]:
+        """Every sample's value as it was written, by name and labels."""
+        lines = [line for line in self.out.splitlines() if not line.startswith("#")]
+        samples = dict(line.rsplit(" ", 1) for line in lines)
+        assert len(samples) == len(lines), "a series was written twice"
+        return samples
+
+    def vf_samples(self) -> list[str]:
+        return [line for line in self.out.splitlines() if line.startswith("sriov_vf_")]
+
+    def value(self, name: str, **labels: str) -> str | None:
+        text = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
+        return self.samples.get(f"{name}{{{text}}}")
+
+
+class Host(SimulatedHost):
+    """A simulated host whose rtnetlink answers, and whose clock stands until it is set."""
+
+    server: RtnetlinkServer
+
+    def __init__(self, root: Path, pfs: list[SimulatedPf], capfd: pytest.CaptureFixture[str]):
+        self.now = 0.0
+        super().__init__(root, pfs, clock=lambda: self.now)
+        self._capfd = capfd
+
+    def collect(self, *arguments: str) -> Run:
+        """Run the program in this process."""
+        self._capfd.readouterr()
+        try:
+            code = cli.run([*self.flags, *arguments], rtnetlink=self.rtnetlink)
+        except flags.FlagError as error:
+            pytest.fail(str(error))
+        captured = self._capfd.readouterr()
+        return Run(code, captured.out, captured.err)
+
+
+MakeHost = Callable[..., Host]
+
+
+@pytest.fixture
+def make_host(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[MakeHost]:
+    """Make a host with the given PFs; its rtnetlink answers until the test is over."""
+    with ExitStack() as stack:
+
+        def make(*pfs: SimulatedPf) -> Host:
+            host = Host(tmp_path / "host", list(pfs), capfd)
+            host.server = stack.enter_context(host.running())
+            return host
+
+        yield make
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a whole output with a checked-in file, but for what differs from run to run."""
+
+    def compare(name: str, out: str) -> None:
+        out = re.sub(r"(_duration_seconds\{.*\}) .*", r"\1 0.001", out)
+        out = re.sub(r'python="[^"]*"', 'python="3.11.2"', out)
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.write_text(out)
+        assert out == path.read_text()
+
+    return compare

@@ -1,0 +1,105 @@
+"""The simulated host says what a real one would, byte by byte where it is bytes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from sriov_textfile.host import rtnetlink
+from sriov_textfile.host.rtnetlink import decode_link
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.rtnetlink import LinkVf, encode_link
+from tests.conftest import CAPTURES, MakeHost
+from tests.test_decode_link import ALL, capture, list_offset
+
+
+def as_said(reply: bytes) -> list[LinkVf]:
+    """Return what the driver must have said for the kernel to send this reply."""
+    return [
+        LinkVf(
+            number=number,
+            mac=bytes.fromhex((vf.mac or "").replace(":", "")),
+            vlan=vf.vlan or 0,
+            qos=vf.qos or 0,
+            spoofchk=int(vf.spoofchk or 0),
+            link_state=("auto", "enable", "disable").index(vf.link_state or ""),
+            min_tx_rate=vf.min_tx_rate or 0,
+            max_tx_rate=vf.max_tx_rate or 0,
+            trust=int(vf.trust or 0),
+            stats=vf.stats,
+        )
+        for number, vf in decode_link(reply).vfs.items()
+    ]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_vf_list_is_the_kernels_byte_by_byte(name: str) -> None:
+    reply = capture(name)
+    said = as_said(reply)
+    simulated = encode_link("x", "0000:10:00.0", bytes(6), len(said), said)
+    start, ours, length = list_offset(reply), list_offset(simulated), 4 + 296 * len(said)
+    assert simulated[ours : ours + length] == reply[start : start + length]
+
+
+def test_sysfs_has_the_links_that_a_real_host_has(tmp_path: Path) -> None:
+    """Every link of the simulated host is one of the host in the capture, and points alike."""
+    real = json.loads((CAPTURES / "igb-host-sysfs.json").read_text())
+    pfs = [
+        SimulatedPf(
+            address=f"0000:0{n}:00.0",
+            netdev=f"enp{n}s0",
+            vfs=7,
+            total_vfs=7,
+            driver="igb",
+            vf_driver="igbvf",
+            vf_offset=0x80,
+            vf_stride=2,
+            numa_node=-1,
+            sysfs="none",
+        )
+        for n in (1, 2)
+    ]
+    host = SimulatedHost(tmp_path, pfs)
+    for pf in pfs:
+        device = host.device(pf.address)
+        folder = next(
+            path
+            for path in real
+            if path.startswith("/sys/devices/") and path.endswith(f"/{pf.address}/class")
+        ).removesuffix("/class")
+        for path in sorted(device.rglob("*")):
+            name = f"{folder}/{path.relative_to(device)}"
+            if path.name == "driver":  # a real device lies deeper, below a bridge
+                assert real[name].endswith(f"/bus/pci/drivers/{path.readlink().name}")
+            elif path.is_symlink():
+                assert real[name] == f"-> {path.readlink()}"
+            elif path.is_file() and path.name != "ifindex":
+                assert real[name] == path.read_text(), name
+        assert real[f"/sys/class/net/{pf.netdev}"].endswith(f"/{pf.address}/net/{pf.netdev}")
+        assert str((host.net / pf.netdev).readlink()).endswith(f"/{pf.address}/net/{pf.netdev}")
+
+
+def test_an_unknown_netdev_is_refused_as_the_kernel_refuses_it(make_host: MakeHost) -> None:
+    host = make_host()
+    request = rtnetlink._request("nosuch", 7)
+    ours = host.server.answer(request)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as kernel:
+        kernel.connect((0, 0))
+        kernel.send(request)
+        theirs = kernel.recv(4096)
+    # The port number in the header is the socket's own, and an echo of the request follows.
+    assert ours[:12] == theirs[:12]
+    assert ours[16:20] == theirs[16:20]
+    assert struct.unpack_from("=i", theirs, 16) == (-19,)
+
+
+def test_counters_grow_with_time_and_faster_for_a_higher_vf() -> None:
+    pf = SimulatedPf()
+    first, second = (
+        pf.counters(vf, 10)["rx_bytes"] - pf.counters(vf, 0)["rx_bytes"] for vf in (0, 1)
+    )
+    assert 0 < first < second
