@@ -1,0 +1,88 @@
+"""`make lab`: runs the guest's tests on the lab's machine and tells how many passed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+from lab import machine
+from tools.fetch import run, say
+
+PROJECT = Path(__file__).parent.parent
+LOGS = PROJECT / "build/lab"
+# What the guest's tests use; the project's wheel comes from the checkout at each run.
+REQUIREMENTS = ["installer>=0.7", "pyroute2>=0.9.4,<0.10", "pytest>=8"]
+BOOT_LIMIT = 600.0
+
+
+def main() -> int:
+    """Build and boot the machine, run its tests, print the closing line, return the exit code."""
+    start = time.monotonic()
+    built = machine.build(REQUIREMENTS)
+    shutil.rmtree(LOGS, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="sriov-textfile-lab-") as folder:
+        share = Path(folder)
+        for attempt in (1, 2):
+            _fill(share, built)
+            try:
+                machine.boot(built, share, BOOT_LIMIT)
+                break
+            except machine.BootError as error:
+                say(f"{error} (try {attempt} of 2)")
+                _keep_logs(share)
+        passed, failed = _count(share / "results.xml")
+        if failed or not passed:
+            _keep_logs(share)
+    say(f"the lab took {time.monotonic() - start:.0f} s")
+    print(f"lab: {passed} passed, {failed} failed", flush=True)
+    return 0 if passed and not failed else 1
+
+
+def _fill(share: Path, built: Path) -> None:
+    """Put what the guest needs into the folder that it shares: wheel, module and tests."""
+    for old in share.iterdir():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    say("building the wheel")
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "-w",
+        str(share),
+        str(PROJECT),
+    ]
+    run(build, tries=3)
+    shutil.copy(built / "vfsim.ko", share)
+    shutil.copytree(Path(__file__).parent / "guest", share / "guest")
+    shutil.copy(PROJECT / "tests/peers.py", share / "guest")
+
+
+def _count(results: Path) -> tuple[int, int]:
+    """Return how many tests passed and failed; a missing result is a failure."""
+    if not results.exists():
+        return 0, 1
+    suite = ElementTree.parse(results).getroot()[0]
+    tests, failed, skipped = (int(suite.attrib[key]) for key in ("tests", "failures", "skipped"))
+    failed += int(suite.attrib["errors"])
+    return tests - failed - skipped, failed
+
+
+def _keep_logs(share: Path) -> None:
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for name in ("log", "console", "results.xml"):
+        if (share / name).exists():
+            shutil.copy(share / name, LOGS)
+    say(f"the guest's logs are in {LOGS.relative_to(PROJECT)}/")
+    subprocess.run(["tail", "-n", "20", str(LOGS / "console")], check=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

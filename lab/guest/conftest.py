@@ -1,0 +1,191 @@
+"""What the guest's tests share: running the program, and asking the kernel the same things."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import peers
+import pytest
+
+from sriov_textfile.host import rtnetlink
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+
+PROGRAM = "/opt/venv/bin/sriov-textfile"
+DEBUGFS = Path("/sys/kernel/debug/vfsim")
+
+# The module's counters, in its order.
+COUNTERS = (
+    "rx_packets",
+    "tx_packets",
+    "rx_bytes",
+    "tx_bytes",
+    "rx_broadcast",
+    "rx_multicast",
+    "rx_dropped",
+    "tx_dropped",
+)
+
+Labels = dict[str, str]
+
+
+@dataclass
+class Run:
+    """One run of the program: exit code, log, and the metrics of the file that it wrote."""
+
+    code: int
+    log: str
+    samples: list[tuple[str, Labels, int | float]]
+
+    def values(self, name: str) -> list[tuple[Labels, int | float]]:
+        return [(labels, value) for metric, labels, value in self.samples if metric == name]
+
+    def counters(self, pf: str) -> dict[int, dict[str, int | float]]:
+        """Return the counters of a PF's VFs by VF number and by the metric's suffix."""
+        found: dict[int, dict[str, int | float]] = {}
+        for name, labels, value in self.samples:
+            if name.startswith("sriov_vf_") and labels["pf"] == pf:
+                found.setdefault(int(labels["vf"]), {})[name[len("sriov_vf_") :]] = value
+        return found
+
+
+def parse(text: str) -> list[tuple[str, Labels, int | float]]:
+    """Parse metrics with integers kept whole, which a float has no room for."""
+    samples: list[tuple[str, Labels, int | float]] = []
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            match = re.fullmatch(r"(\w+)\{(.*)\} (\S+)", line)
+            assert match, line
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
+            value = int(match[3]) if match[3].isdigit() else float(match[3])
+            samples.append((match[1], labels, value))
+    return samples
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A folder that every user can write into."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def collect(folder: Path) -> Callable[..., Run]:
+    """Run `sriov-textfile collect` with some flags, to a file; a command may stand before."""
+
+    def collect(*flags: str, before: tuple[str, ...] = ()) -> Run:
+        path = folder / "sriov.prom"
+        path.unlink(missing_ok=True)
+        command = [*before, PROGRAM, "collect", f"--textfile.path={path}", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return Run(done.returncode, done.stderr, parse(path.read_text() if path.exists() else ""))
+
+    return collect
+
+
+def sh(command: str) -> str:
+    return subprocess.run(
+        command, shell=True, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+def ip_vfs(netdev: str) -> peers.Vfs:
+    """Return what `ip` says of a PF's VFs, by number."""
+    (link,) = json.loads(sh(f"ip -j -s -d link show {netdev}"))
+    return peers.by_ip(link)
+
+
+def only_counters(vfs: peers.Vfs) -> dict[int, dict[str, int]]:
+    return {number: {name: vf[name] for name in COUNTERS} for number, vf in vfs.items()}
+
+
+def ask_kernel(netdev: str) -> bytes:
+    """Return the kernel's own reply about a netdev, undecoded."""
+    connection = rtnetlink.Rtnetlink("", time.monotonic() + 10)
+    try:
+        connection._sequence = 1
+        connection._socket.send(rtnetlink._request(netdev, 1))
+        return connection._receive()
+    finally:
+        connection.close()
+
+
+@dataclass
+class Pf:
+    netdev: str
+    address: str
+
+    @property
+    def device(self) -> Path:
+        return Path("/sys/bus/pci/devices") / self.address
+
+    def set_vfs(self, count: int) -> None:
+        (self.device / "sriov_numvfs").write_text("0")
+        (self.device / "sriov_numvfs").write_text(str(count))
+        sh("udevadm settle --timeout=30")
+
+    def vf_address(self, vf: int) -> str:
+        return (self.device / f"virtfn{vf}").readlink().name
+
+
+@pytest.fixture
+def igb() -> list[Pf]:
+    """The two igb PFs, with seven VFs each."""
+    pfs = []
+    for device in sorted(Path("/sys/bus/pci/drivers/igb").glob("0000:*")):
+        (netdev,) = (device / "net").iterdir()
+        pfs.append(Pf(netdev.name, device.name))
+    assert len(pfs) == 2
+    for pf in pfs:
+        if (pf.device / "sriov_numvfs").read_text() != "7\n":
+            sh(f"ip link set {pf.netdev} up")
+            pf.set_vfs(7)
+    return pfs
+
+
+class Vfsim:
+    """The kernel module with some PFs, and a sysfs that says the same of them.
+
+    /sys/bus/pci knows nothing of the module's PFs, so that part is simulated.
+    """
+
+    def __init__(self, root: Path, pfs: int, vfs: int) -> None:
+        sh(f"insmod /lab/vfsim.ko pfs={pfs} vfs={vfs}")
+        simulated = [
+            SimulatedPf(
+                address=f"0000:{16 + 8 * n:02x}:00.0",
+                netdev=f"pf{n}",
+                vfs=vfs,
+                sysfs="none",
+                vf_driver="vfio-pci",
+            )
+            for n in range(pfs)
+        ]
+        self.flags = SimulatedHost(root / "host", simulated).flags
+
+    def remove(self) -> None:
+        sh("rmmod vfsim")
+
+    def counters(self, netdev: str) -> dict[int, dict[str, int]]:
+        """Return what the module holds."""
+        lines = self._lines(netdev)
+        return {line[0]: dict(zip(COUNTERS, line[1:9], strict=True)) for line in lines}
+
+    def asked(self, netdev: str) -> dict[int, tuple[int, int]]:
+        """Return how often each VF's configuration and its counters were asked for."""
+        return {line[0]: (line[9], line[10]) for line in self._lines(netdev)}
+
+    def advance(self, by: int) -> None:
+        (DEBUGFS / "advance").write_text(str(by))
+
+    def _lines(self, netdev: str) -> list[list[int]]:
+        text = (DEBUGFS / netdev).read_text()
+        return [[int(word) for word in line.split()] for line in text.splitlines()]

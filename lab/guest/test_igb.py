@@ -1,0 +1,183 @@
+"""Real SR-IOV NICs: QEMU's igb, with its VFs in sysfs and in rtnetlink."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import peers
+import pytest
+from conftest import Pf, Run, ask_kernel, ip_vfs, only_counters, sh
+
+from sriov_textfile.host.pci import Pf as Discovered
+from sriov_textfile.host.pci import discover
+from sriov_textfile.host.rtnetlink import decode_link
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.rtnetlink import LinkVf, encode_vf
+
+Collect = Callable[..., Run]
+
+
+def test_all_14_vfs_are_found_with_their_addresses(collect: Collect, igb: list[Pf]) -> None:
+    run = collect()
+    assert (run.code, run.log) == (0, "")
+    found = [
+        (labels["pf"], labels["vf"], labels["pciAddr"])
+        for labels, _ in run.values("sriov_vf_rx_bytes")
+    ]
+    assert found == [(pf.netdev, str(vf), pf.vf_address(vf)) for pf in igb for vf in range(7)]
+
+
+def test_ip_agrees_about_every_counter(collect: Collect, igb: list[Pf]) -> None:
+    run = collect()
+    for pf in igb:
+        theirs = only_counters(ip_vfs(pf.netdev))
+        assert len(theirs) == 7
+        assert run.counters(pf.netdev) == theirs
+
+
+def test_ip_and_pyroute2_agree_about_every_vfs_configuration(igb: list[Pf]) -> None:
+    pf = igb[0].netdev
+    sh(f"ip link set {pf} vf 0 mac 02:11:22:33:44:00 && ip link set {pf} vf 1 vlan 100 qos 3")
+    sh(f"ip link set {pf} vf 2 spoofchk off && ip link set {pf} vf 3 trust on")
+    sh(f"ip link set {pf} vf 4 max_tx_rate 500")
+    reply = ask_kernel(pf)
+    link = decode_link(reply)
+    assert (link.name, link.num_vfs) == (pf, 7)
+    assert peers.by_us(link) == peers.by_pyroute2(reply) == ip_vfs(pf)
+
+
+def test_the_pfs_are_described(collect: Collect, igb: list[Pf]) -> None:
+    run = collect()
+    assert run.values("sriov_pf_info") == [
+        (
+            {
+                "driver": "igb",
+                "eswitch_mode": "",
+                "numa_node": "",
+                "pciAddr": pf.address,
+                "pf": pf.netdev,
+                "reader": "netlink",
+            },
+            1,
+        )
+        for pf in igb
+    ]
+    assert [value for _, value in run.values("sriov_pf_total_vfs")] == [7, 7]
+    assert [value for _, value in run.values("sriov_pf_num_vfs")] == [7, 7]
+
+
+def test_vfs_that_come_and_go_are_seen_at_once(collect: Collect, igb: list[Pf]) -> None:
+    try:
+        igb[0].set_vfs(3)
+        assert sorted(collect().counters(igb[0].netdev)) == [0, 1, 2]
+        igb[0].set_vfs(0)
+        run = collect()
+        assert (run.code, run.log) == (0, "")
+        assert run.counters(igb[0].netdev) == {}
+        assert sorted(run.counters(igb[1].netdev)) == list(range(7))
+        igb[0].set_vfs(5)
+        assert sorted(collect().counters(igb[0].netdev)) == list(range(5))
+    finally:
+        igb[0].set_vfs(7)
+
+
+def test_a_renamed_pf_is_seen_at_once(collect: Collect, igb: list[Pf]) -> None:
+    old = igb[0].netdev
+    before = collect().counters(old)
+    sh(f"ip link set {old} down && ip link set {old} name uplink0 && ip link set uplink0 up")
+    try:
+        run = collect()
+        assert run.counters(old) == {}
+        assert run.counters("uplink0") == before
+    finally:
+        sh(f"ip link set uplink0 down && ip link set uplink0 name {old} && ip link set {old} up")
+
+
+def test_no_privilege_is_needed(collect: Collect, igb: list[Pf]) -> None:
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    run = collect(before=nobody)
+    assert (run.code, run.log) == (0, "")
+    assert len(run.values("sriov_vf_rx_bytes")) == 14
+
+
+def test_the_file_can_be_read_by_all_whatever_the_umask(
+    collect: Collect, folder: Path, igb: list[Pf]
+) -> None:
+    collect(before=("sh", "-c", 'umask 077; exec "$@"', "sh"))
+    assert os.listdir(folder) == ["sriov.prom"]
+    assert stat.filemode((folder / "sriov.prom").stat().st_mode) == "-rw-r--r--"
+
+
+def test_another_network_namespace_is_named_as_the_cause(
+    collect: Collect, igb: list[Pf], tmp_path: Path
+) -> None:
+    # sysfs still shows the host's netdevs, as in a container that mounts the host's /sys.
+    run = collect(before=("unshare", "--net"))
+    assert run.code == 0
+    assert ({"collector": "vfstats"}, 0) in run.values("sriov_scrape_collector_success")
+    assert run.values("sriov_vf_rx_bytes") == []
+    assert f"knows no netdev {igb[0].netdev} in this network namespace" in run.log
+    assert "hostNetwork" in run.log
+
+
+def test_the_simulator_encodes_vfs_as_this_kernel_does(igb: list[Pf]) -> None:
+    for pf in igb:
+        reply = ask_kernel(pf.netdev)
+        for number, vf in decode_link(reply).vfs.items():
+            said = LinkVf(
+                number=number,
+                mac=bytes.fromhex((vf.mac or "").replace(":", "")),
+                vlan=vf.vlan or 0,
+                qos=vf.qos or 0,
+                spoofchk=int(vf.spoofchk or 0),
+                link_state=("auto", "enable", "disable").index(vf.link_state or ""),
+                min_tx_rate=vf.min_tx_rate or 0,
+                max_tx_rate=vf.max_tx_rate or 0,
+                trust=int(vf.trust or 0),
+                stats=vf.stats,
+            )
+            assert encode_vf(said) in reply
+
+
+def test_the_simulators_sysfs_has_the_links_and_files_of_this_one(
+    igb: list[Pf], tmp_path: Path
+) -> None:
+    simulated = [
+        SimulatedPf(
+            address=pf.address,
+            netdev=pf.netdev,
+            vfs=7,
+            total_vfs=7,
+            driver="igb",
+            vf_driver="igbvf",
+            vf_offset=int((pf.device / "sriov_offset").read_text()),
+            vf_stride=int((pf.device / "sriov_stride").read_text()),
+            numa_node=-1,
+            sysfs="none",
+        )
+        for pf in igb
+    ]
+    host = SimulatedHost(tmp_path / "host", simulated)
+    ours = discover(str(host.bus), pytest.fail)
+    theirs = discover("/sys/bus/pci/devices", pytest.fail)
+    for one, other in zip(ours, theirs, strict=True):
+        for field in Discovered.__slots__:
+            assert getattr(one, field) == getattr(other, field)
+    for pf in simulated:
+        _same_shape(host.device(pf.address), Path("/sys/bus/pci/devices") / pf.address)
+        _same_shape(host.device(pf.vf_address(3)), Path("/sys/bus/pci/devices") / pf.vf_address(3))
+
+
+def _same_shape(simulated: Path, real: Path) -> None:
+    """Whatever the simulated folder has, the real one has too: links, folders and text."""
+    for path in sorted(simulated.rglob("*")):
+        other = real / path.relative_to(simulated)
+        if path.name == "driver":  # a real device lies deeper, below a bridge
+            assert path.readlink().parts[-4:] == other.readlink().parts[-4:]
+        elif path.is_symlink():
+            assert path.readlink() == other.readlink()
+        elif path.is_file() and path.name != "ifindex":
+            assert path.read_text() == other.read_text(), other

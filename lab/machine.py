@@ -1,0 +1,248 @@
+"""Builds the lab's machine from Debian packages, and boots it.
+
+Everything that is built is kept in the cache under a name made of its recipe, so that it is
+built once, and anew when the recipe changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tools.fetch import CACHE, debian_mirror, debian_packages, run, say
+
+SUITE = "trixie"  # Linux 6.12 and QEMU 10; igb has SR-IOV from QEMU 8.0
+PYTHON = "3.13"  # the suite's
+PACKAGES = [
+    *("linux-image-amd64", "linux-headers-amd64", "gcc", "make", "kmod", "qemu-system-x86"),
+    *("systemd", "systemd-sysv", "dbus", "udev", "cron", "util-linux", "procps", "e2fsprogs"),
+    *("python3", "python3-venv", "iproute2", "pciutils", "curl"),
+    *("prometheus", "prometheus-node-exporter"),
+]
+
+# The guest's only job: run what the shared folder holds, and power off.
+UNIT = """\
+[Unit]
+After=network.target
+[Service]
+Type=oneshot
+ExecStart=/bin/mkdir -p /lab
+ExecStart=/bin/mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576 lab /lab
+ExecStart=-/bin/sh -c 'sh /lab/guest/run >/lab/log 2>&1; echo $? >/lab/status'
+ExecStart=/bin/sh -c 'sync; poweroff -f'
+"""
+
+
+class BootError(Exception):
+    """Raised when the machine did not boot, or did not finish in time."""
+
+
+def build(requirements: list[str]) -> Path:
+    """Build the machine unless the cache has it, and return its folder.
+
+    In it are `tree`, the root file system as a folder; `root.img`, the same as a disk, with
+    the Python packages of `requirements` in /opt/venv; and `vfsim.ko`. Raises SystemExit.
+    """
+    if os.geteuid():
+        raise SystemExit("the lab builds a root file system: run make lab as root")
+    tree = _tree()
+    source = Path(__file__).parent / "vfsim"
+    code = "".join([(source / name).read_text() for name in ("vfsim.c", "Kbuild")])
+    machine = CACHE / f"lab-{_key(tree.name, UNIT, code, *requirements)}"
+    if not machine.is_dir():
+        with _new(machine) as new:
+            (new / "tree").symlink_to(tree)
+            _build_module(tree, source, new)
+            _build_disk(tree, requirements, new)
+    return machine
+
+
+def boot(machine: Path, share: Path, seconds: float) -> None:
+    """Boot the machine with two igb NICs and wait until it powers off.
+
+    It runs `guest/run` of the folder `share`, whose `log` is shown as it grows. Raises
+    BootError after `seconds`; the console is in `share/console`.
+    """
+    accelerator = _accelerator(machine)
+    say(f"booting Linux with two igb NICs ({accelerator})")
+    nics: list[str] = []
+    for n in (1, 2):
+        nics += ["-device", f"pcie-root-port,id=port{n},chassis={n},slot={n}"]
+        nics += ["-netdev", f"user,id=net{n},restrict=on"]
+        nics += ["-device", f"igb,bus=port{n},netdev=net{n},mac=52:54:00:aa:00:{n:02x}"]
+    initrd = next((machine / "tree/boot").glob("initrd.img-*"))
+    command = [
+        *_qemu(machine, accelerator),
+        *("-initrd", str(initrd)),
+        *("-smp", "2", "-m", "3G"),
+        *("-append", "root=/dev/vda rw console=ttyS0"),
+        *("-drive", f"file={machine}/root.img,format=raw,if=virtio,snapshot=on"),
+        *("-virtfs", f"local,path={share},mount_tag=lab,security_model=none"),
+        *nics,
+    ]
+    log = share / "log"
+    log.touch()
+    with (share / "console").open("wb") as console, log.open() as lines:
+        qemu = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+        )
+        try:
+            end = time.monotonic() + seconds
+            while qemu.poll() is None:
+                if time.monotonic() > end:
+                    raise BootError(f"the machine was not done after {seconds:g} s")
+                time.sleep(0.2)
+                sys.stdout.write(lines.read())
+                sys.stdout.flush()
+        finally:
+            qemu.kill()
+            qemu.wait()
+        sys.stdout.write(lines.read())
+    if not (share / "status").exists():
+        raise BootError("the machine went down before its work was done")
+
+
+def _tree() -> Path:
+    """Return a Debian root file system with PACKAGES, as a folder."""
+    tree = CACHE / f"lab-tree-{_key(SUITE, *PACKAGES)}"
+    if tree.is_dir():
+        return tree
+    mirror = debian_mirror()
+    tools = debian_packages(["debootstrap"], CACHE / "debootstrap")
+    with _new(tree) as new:
+        say(f"building a Debian {SUITE} root file system (about a minute)")
+        share = tools / "usr/share/debootstrap"
+        bootstrap = tools / "usr/sbin/debootstrap"
+        for attempt in (1, 2, 3):
+            done = subprocess.run(
+                [bootstrap, "--variant=minbase", SUITE, new, mirror],
+                env={**os.environ, "DEBOOTSTRAP_DIR": str(share)},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+            if done.returncode == 0:
+                break
+            sys.stdout.write(done.stdout.decode(errors="replace")[-2000:])
+            say(f"debootstrap failed ({attempt} of 3)")
+            shutil.rmtree(new)
+            new.mkdir()
+        else:
+            raise SystemExit("debootstrap failed; is the Debian mirror reachable?")
+        say("adding the kernel, QEMU, Prometheus and a compiler (about a minute)")
+        shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
+        _chroot(new, "apt-get -q update", tries=3)
+        install = "DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends install"
+        _chroot(new, f"{install} {' '.join(PACKAGES)}", tries=3)
+        _chroot(new, "apt-get clean")
+    return tree
+
+
+def _build_module(tree: Path, source: Path, machine: Path) -> None:
+    say("building the kernel module vfsim")
+    work = tree / "opt/vfsim"
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(source, work)
+    headers = next(path.name for path in (tree / "usr/src").glob("linux-headers-*-amd64"))
+    _chroot(tree, f"make -C /usr/src/{headers} M=/opt/vfsim modules")
+    shutil.copy(work / "vfsim.ko", machine)
+    shutil.rmtree(work)
+
+
+def _build_disk(tree: Path, requirements: list[str], machine: Path) -> None:
+    say("adding Python packages to the root file system")
+    wheels = tree / "opt/wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    shutil.rmtree(tree / "opt/venv", ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "download", "-q", "-d", str(wheels)]
+    command += ["--only-binary=:all:", "--python-version", PYTHON]
+    run([*command, *requirements], tries=3)
+    _chroot(tree, "python3 -m venv /opt/venv")
+    names = " ".join([f"'{name}'" for name in requirements])
+    _chroot(tree, f"/opt/venv/bin/pip install -q --no-index -f /opt/wheels {names}")
+    shutil.rmtree(wheels)
+    (tree / "etc/hostname").write_text("sriov-lab\n")
+    units = tree / "etc/systemd/system"
+    (units / "lab.service").write_text(UNIT)
+    wanted = units / "multi-user.target.wants"
+    wanted.mkdir(exist_ok=True)
+    if not (wanted / "lab.service").is_symlink():
+        (wanted / "lab.service").symlink_to("../lab.service")
+    say("writing the disk")
+    image = machine / "root.img"
+    run(["truncate", "-s", "6G", image])
+    mkfs = shutil.which("mkfs.ext4") or "/sbin/mkfs.ext4"
+    run([mkfs, "-q", "-F", "-d", str(tree), str(image)])
+
+
+def _accelerator(machine: Path) -> str:
+    """Return `kvm` if a kernel really boots with it, else software emulation.
+
+    /dev/kvm may be there and not work. A kernel without a root file system boots as far as
+    panic, within a second or two, and then QEMU ends.
+    """
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        probe = [*_qemu(machine, "kvm"), "-m", "512M", "-append", "console=ttyS0 panic=-1"]
+        try:
+            done = subprocess.run(
+                probe,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=8,
+                check=False,
+            )
+            if done.returncode == 0:
+                return "kvm"
+        except subprocess.TimeoutExpired:
+            pass
+    return "tcg,thread=multi,tb-size=1024"
+
+
+def _qemu(machine: Path, accelerator: str) -> list[str]:
+    """Return the command that starts the tree's own QEMU with the tree's kernel."""
+    tree = (machine / "tree").resolve()
+    libraries = tree / "usr/lib/x86_64-linux-gnu"
+    kernel = next((tree / "boot").glob("vmlinuz-*"))
+    command = [str(tree / "lib64/ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
+    command.append(str(tree / "usr/bin/qemu-system-x86_64"))
+    for share in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"):
+        command += ["-L", str(tree / share)]
+    command += ["-machine", "q35", "-accel", accelerator, "-cpu", "max"]
+    return [*command, "-nographic", "-no-reboot", "-kernel", str(kernel)]
+
+
+def _chroot(tree: Path, command: str, tries: int = 1) -> None:
+    """Run a shell command in the tree, with /proc, /sys and /dev for as long as it runs."""
+    script = (
+        f"mount -t proc proc {tree}/proc && mount --rbind /sys {tree}/sys"
+        f" && mount --rbind /dev {tree}/dev && exec chroot {tree} sh -ec {shlex.quote(command)}"
+    )
+    run(["unshare", "--mount", "--propagation=private", "sh", "-ec", script], tries)
+
+
+@contextmanager
+def _new(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder, which gets its name only once its content is complete."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=CACHE, prefix=f"{folder.name}."))
+    new.chmod(0o755)
+    try:
+        yield new
+        new.rename(folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def _key(*recipe: str) -> str:
+    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:12]

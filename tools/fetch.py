@@ -1,0 +1,86 @@
+"""Fetches Debian packages without installing them, into a cache outside the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sriov-textfile"
+
+
+def say(message: str) -> None:
+    """Tell a person what is being done."""
+    print(f"=> {message}", flush=True)
+
+
+def run(command: Sequence[str | Path], tries: int = 1, cwd: Path | None = None) -> None:
+    """Run a command quietly; its output is shown if it fails, as often as it is tried.
+
+    Raises SystemExit if it fails every time.
+    """
+    words = [str(word) for word in command]
+    for attempt in range(1, tries + 1):
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if done.returncode == 0:
+            return
+        sys.stdout.write(done.stdout.decode(errors="replace")[-4000:])
+        say(f"failed ({attempt} of {tries}): {' '.join(words)[:200]}")
+        if attempt < tries:
+            time.sleep(5 * attempt)
+    raise SystemExit(1)
+
+
+def debian_packages(packages: Sequence[str], folder: Path) -> Path:
+    """Unpack packages of this host's Debian into `folder`, if they are not there; return it.
+
+    Raises SystemExit where there is no apt-get or the packages cannot be had.
+    """
+    if folder.is_dir():
+        return folder
+    if not (shutil.which("apt-get") and shutil.which("dpkg")):
+        raise SystemExit(
+            f"this needs {' and '.join(packages)} from Debian's packages: run it on Debian or a"
+            " system derived from it, where apt-get and dpkg are"
+        )
+    say(f"fetching {', '.join(packages)}")
+    # Lists and archives of our own: it works without root and changes nothing of the system's.
+    state = CACHE / "apt"
+    for part in ("lists/partial", "archives/partial"):
+        (state / part).mkdir(parents=True, exist_ok=True)
+    apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={state}/lists"]
+    apt += ["-o", f"Dir::Cache={state}", "-o", "APT::Sandbox::User="]
+    run([*apt, "update"], tries=3)
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    debs = new / "debs"
+    debs.mkdir(parents=True)
+    run([*apt, "download", *packages], tries=3, cwd=debs)
+    for deb in sorted(debs.iterdir()):
+        run(["dpkg", "-x", deb, new])
+    shutil.rmtree(debs)
+    new.rename(folder)
+    return folder
+
+
+def debian_mirror() -> str:
+    """Return the address of the Debian mirror that this host uses, or Debian's own."""
+    apt = Path("/etc/apt")
+    for source in [*apt.glob("sources.list.d/*.sources"), *apt.glob("**/*.list")]:
+        for line in source.read_text().splitlines():
+            if line.startswith(("URIs:", "deb ")):
+                for word in line.split():
+                    if word.startswith("http") and word.rstrip("/").endswith("/debian"):
+                        return word
+    return "http://deb.debian.org/debian"
