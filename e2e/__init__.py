@@ -1,0 +1,1 @@
+"""End to end: what we write, read by the real programs around it."""
