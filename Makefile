@@ -1,0 +1,40 @@
+# Everything is set up in .venv/; `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint e2e lab wheel clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: .venv/.run ## run the program on a simulated host and print what it writes
+	@$(BIN)/sriov-textfile demo
+
+test: .venv/.dev ## run the tests; no root, no hardware
+	$(BIN)/pytest
+
+lint: .venv/.dev ## check style, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+e2e: .venv/.dev ## let the real programs around it read what the program writes; needs Debian
+	$(BIN)/pytest e2e
+
+lab: .venv/.dev ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
+	$(BIN)/python -m lab
+
+wheel: .venv/.dev ## build dist/*.whl
+	$(BIN)/python -m build --wheel
+
+clean: ## remove what the targets made in the checkout
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/.run: pyproject.toml
+	PYTHON="$(PYTHON)" tools/venv .
+	@touch $@
+
+.venv/.dev: pyproject.toml
+	PYTHON="$(PYTHON)" tools/venv '.[dev]'
+	@touch .venv/.run $@
