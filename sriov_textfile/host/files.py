@@ -21,8 +21,6 @@ ABSENT = frozenset(
 # Where a regular file is expected, a FIFO must not stop the program.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
-_MOST = 65536
-
 
 def read(path: str) -> str | None:
     """Return the text of a file without its last newline, or None where there is no such file.
@@ -46,15 +44,15 @@ def read_int(path: str) -> int | None:
         return None
 
 
-def read_at(path: str, dir_fd: int | None = None, flags: int = 0) -> str:
-    """Return a file's text (64 KiB of it at most) without the last newline.
+def read_at(path: str, dir_fd: int | None = None, flags: int = 0, most: int = 65536) -> str:
+    """Return a file's text, `most` bytes of it at most, without the last newline.
 
     The path is relative to the directory `dir_fd`, if that is given; `flags` are added to
     those of open(2). Raises OSError.
     """
     fd = os.open(path, _FLAGS | flags, dir_fd=dir_fd)
     try:
-        data = os.read(fd, _MOST)
+        data = os.read(fd, most)
     finally:
         os.close(fd)
     return data.removesuffix(b"\n").decode("utf-8", "replace")

@@ -1,0 +1,29 @@
+"""Reads the checkpoint file of the kubelet's CPU manager.
+
+The format: pkg/kubelet/cm/cpumanager/state/checkpoint.go in Kubernetes' source, a JSON object
+with `policyName`, `defaultCpuSet`, `entries` and a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+
+from sriov_textfile.host.cpus import parse_cpu_list
+from sriov_textfile.host.files import read_at
+
+_MOST = 16 << 20  # bytes; an entry for each container of a full node makes 100 KB
+
+
+def default_cpus(path: str) -> frozenset[int]:
+    """Return the CPUs of the shared pool, on which every container without its own CPUs runs.
+
+    Raises OSError if the file cannot be read, and ValueError if it is empty, half-written or
+    no such file; both say which file.
+    """
+    try:
+        state = json.loads(read_at(path, most=_MOST))
+        return parse_cpu_list(state["defaultCpuSet"])
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no whole checkpoint of the CPU manager: {error}") from None
