@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e lab wheel clean
+.PHONY: help demo test lint e2e lab proto wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +24,9 @@ e2e: .venv/.dev ## let the real programs around it read what the program writes;
 
 lab: .venv/.dev ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
 	$(BIN)/python -m lab
+
+proto: .venv/.dev ## generate the messages of the kubelet's API from their .proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. sriov_textfile/kubelet/podresources.proto
 
 wheel: .venv/.dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel

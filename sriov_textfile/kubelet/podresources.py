@@ -1,0 +1,124 @@
+"""Asks the kubelet which pods hold which PCI devices, through its PodResources API.
+
+The API: https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/device-plugins/
+#monitoring-device-plugin-resources, service v1.PodResourcesLister on a unix socket.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+
+# grpc's C core writes lines of its own to standard error; what matters reaches us as errors.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+
+from sriov_textfile.kubelet.podresources_pb2 import (
+    ListPodResourcesRequest,
+    ListPodResourcesResponse,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sriov_textfile.kubelet.podresources_pb2 import ContainerResources
+
+LIST = "/v1.PodResourcesLister/List"
+
+# As the kubelet's own client has it: a node with many devices has a response of megabytes.
+MAX_RESPONSE = 16 << 20
+
+# The SR-IOV device plugin names a device by its PCI address, the SR-IOV DRA driver by the
+# address with dashes.
+_PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{4,}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
+_DRA_DEVICE = re.compile(r"([0-9a-fA-F]{4,})-([0-9a-fA-F]{2})-([0-9a-fA-F]{2})-([0-7])")
+
+_REASONS = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: "it did not answer within {seconds:.3g} s",
+    grpc.StatusCode.UNIMPLEMENTED: "it lacks the API PodResources v1, which came with"
+    " Kubernetes 1.20",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "its response is larger than 16 MiB",
+    grpc.StatusCode.INTERNAL: "its response was cut off or is no PodResources message",
+    grpc.StatusCode.UNAVAILABLE: "it closed the connection",
+}
+
+
+class KubeletError(OSError):
+    """Raised when the kubelet's socket cannot be used or its answer not read."""
+
+
+class PodDevice:
+    """A PCI device that a container holds, and the resource or DRA driver that gave it."""
+
+    __slots__ = ("address", "container", "namespace", "pod", "type")
+
+    def __init__(self, namespace: str, pod: str, container: str, type: str, address: str) -> None:
+        self.namespace = namespace
+        self.pod = pod
+        self.container = container
+        self.type = type  # intel.com/sriov_netdevice, sriovnetwork.k8snetworkplumbingwg.io
+        self.address = address  # 0000:3b:02.1
+
+
+def pod_devices(path: str, seconds: float) -> list[PodDevice]:
+    """Return the PCI devices of all containers on the node, asked of the socket at `path`.
+
+    Devices with other names (GPUs, huge pages) are left out. Raises KubeletError, after
+    `seconds` at most.
+    """
+    _check_socket(path, seconds)
+    options = [("grpc.max_receive_message_length", MAX_RESPONSE), ("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(f"unix:{path}", options=options) as channel:
+        ask = channel.unary_unary(
+            LIST,
+            request_serializer=ListPodResourcesRequest.SerializeToString,
+            response_deserializer=ListPodResourcesResponse.FromString,
+        )
+        try:
+            response = ask(ListPodResourcesRequest(), timeout=seconds)
+        except grpc.RpcError as error:
+            reason = _REASONS.get(error.code(), f"{error.code().name}: {error.details()}")
+            raise KubeletError(
+                f"cannot ask the kubelet at {path}: {reason.format(seconds=seconds)}"
+            ) from None
+    return [
+        PodDevice(pod.namespace, pod.name, container.name, type, address)
+        for pod in response.pod_resources
+        for container in pod.containers
+        for type, address in _pci_devices(container)
+    ]
+
+
+def _check_socket(path: str, seconds: float) -> None:
+    """Raise KubeletError unless the socket takes a connection: grpc would not say why not."""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(seconds)
+            probe.connect(path)
+    except FileNotFoundError:
+        mend = "mount it here or set --path.kubeletSocket"
+        raise KubeletError(f"there is no kubelet socket at {path}; {mend}") from None
+    except PermissionError:
+        mend = "run as root or as a user that may use it"
+        raise KubeletError(f"not permitted to use the kubelet socket at {path}; {mend}") from None
+    except ConnectionRefusedError:
+        mend = "is the kubelet running, and is it --path.kubeletSocket?"
+        raise KubeletError(f"nothing listens at {path}; {mend}") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise KubeletError(f"cannot connect to the kubelet at {path}: {reason}") from None
+
+
+def _pci_devices(container: ContainerResources) -> Iterator[tuple[str, str]]:
+    """Yield type and PCI address of a container's PCI devices."""
+    for devices in container.devices:
+        for device in devices.device_ids:
+            if _PCI_ADDRESS.fullmatch(device):
+                yield devices.resource_name, device
+    for dynamic in container.dynamic_resources:
+        for claim in dynamic.claim_resources:
+            if match := _DRA_DEVICE.fullmatch(claim.device_name):
+                yield claim.driver_name, "{}:{}:{}.{}".format(*match.groups())
