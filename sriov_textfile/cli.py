@@ -30,7 +30,7 @@ commands:
 flags:
 """
 
-_PLANNED = ("collector.kubepodcpu", "collector.kubepoddevice", "interval")
+_PLANNED = ("interval",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["demo"]:
             from sriov_textfile.simulate import demo
 
-            with demo.host(arguments[1:]) as host:
+            with demo.host(arguments[1:]) as (paths, rtnetlink):
                 table = (*flags.FLAGS, *demo.FLAGS)
-                return run([*host.flags, *arguments[1:]], table, host.rtnetlink)
+                return run([*paths, *arguments[1:]], table, rtnetlink)
         return run(arguments)
     except flags.FlagError as error:
         print(f"sriov-textfile: {error}", file=sys.stderr)

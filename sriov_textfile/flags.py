@@ -128,8 +128,6 @@ FLAGS = (
         Flag(f"collector.{c.name}", boolean, str(c.default).lower(), f"collect {c.help}")
         for c in COLLECTORS
     ),
-    Flag("collector.kubepodcpu", boolean, "false", "collect CPUs of pods (not in this version)"),
-    Flag("collector.kubepoddevice", boolean, "false", "collect VFs of pods (not in this version)"),
     Flag("collector.netlink", boolean, "true", "let the netlink reader read VF counters"),
     Flag("collector.sysfs", boolean, "true", "let the sysfs reader read VF counters"),
     Flag(

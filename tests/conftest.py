@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -65,6 +66,13 @@ class Host(SimulatedHost):
             pytest.fail(str(error))
         captured = self._capfd.readouterr()
         return Run(code, captured.out, captured.err)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name, for a socket's path has at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="sriov-", dir="/tmp") as name:
+        yield Path(name)
 
 
 MakeHost = Callable[..., Host]

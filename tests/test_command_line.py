@@ -73,7 +73,6 @@ def test_exit_0_even_if_a_collector_failed(tmp_path: Path) -> None:
         (["demo", "--vfs=many"], "--vfs=many: use a whole number from 0 to 1024"),
         (["--pfs=1"], "unknown flag --pfs"),
         (["--interval=15s"], "--interval is not in this version yet; leave it out"),
-        (["--collector.kubepodcpu"], "--collector.kubepodcpu is not in this version yet"),
     ],
 )
 def test_exit_2_and_one_line_for_a_wrong_command_line(arguments: list[str], message: str) -> None:

@@ -33,4 +33,6 @@ class Collector:
 COLLECTORS = (
     Collector("vfstats", True, "counters of every VF"),
     Collector("pfinfo", True, "every PF: its driver, the reader of its counters, its VFs"),
+    Collector("kubepoddevice", False, "which pods hold which PCI devices"),
+    Collector("kubepodcpu", False, "which pods have which CPUs to themselves"),
 )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sriov_textfile import flags
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
+
+# CPUs that the pods of the first two PFs have to themselves, on the PF's NUMA node.
+_OWN_CPUS = (("2-3", "10-11"), ("4-5,12-13", "6-7"))
 
 
 def _number(least: int, most: int) -> Callable[[str], int]:
@@ -24,7 +30,7 @@ def _number(least: int, most: int) -> Callable[[str], int]:
 
 FLAGS = (
     flags.Flag("pfs", _number(1, 64), "3", "physical functions of the simulated host"),
-    flags.Flag("vfs", _number(0, 1024), "4", "virtual functions of each"),
+    flags.Flag("vfs", _number(0, 1024), "6", "virtual functions of each"),
 )
 
 
@@ -48,23 +54,58 @@ def pf(number: int, vfs: int) -> SimulatedPf:
     )
 
 
+def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
+    """Return the demo's pods: one for each two VFs of a PF, up to three for a PF."""
+    found = []
+    for number, pf in enumerate(pfs):
+        for group in range(min(pf.vfs // 2, 3)):
+            addresses = [pf.vf_address(2 * group), pf.vf_address(2 * group + 1)]
+            kind = group % 3
+            devices, claims = {f"vendor.example/{pf.driver}_vf": addresses}, {}
+            if kind == 2:  # by dynamic resource allocation
+                names = [address.replace(":", "-").replace(".", "-") for address in addresses]
+                devices, claims = {}, {"sriovnetwork.k8snetworkplumbingwg.io": names}
+            digest = hashlib.sha256(f"{number}.{group}".encode()).hexdigest()
+            container = SimulatedContainer(
+                name=("upf", "du", "router")[kind],
+                id=digest,
+                cpus=_OWN_CPUS[number % 2][group] if number < 2 and kind < 2 else "",
+                devices=devices,
+                claims=claims,
+            )
+            pod = SimulatedPod(
+                name=f"{container.name}-{number}",
+                namespace=("core", "ran", "edge")[kind],
+                uid=str(uuid.UUID(digest[:32])),
+                containers=[container],
+                qos="guaranteed" if container.cpus else "burstable",
+            )
+            found.append(pod)
+    return found
+
+
 @contextmanager
-def host(arguments: Sequence[str]) -> Iterator[SimulatedHost]:
+def host(arguments: Sequence[str]) -> Iterator[tuple[list[str], str]]:
     """Run a host as the command line asks for, in a temporary folder.
 
-    Its counters grow as long as the context lasts. Raises FlagError.
+    Gives the flags that point the program at it, and its rtnetlink. Its counters grow as long
+    as the context lasts. Raises FlagError.
     """
     _, values = flags.parse(arguments, (*flags.FLAGS, *FLAGS))
     pfs, vfs = int(str(values["pfs"])), int(str(values["vfs"]))
-    with tempfile.TemporaryDirectory(prefix="sriov-textfile-demo-") as folder:
+    # A socket's path has at most 107 characters.
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="sriov-demo-", dir=parent) as folder:
         simulated = SimulatedHost(Path(folder), [pf(number, vfs) for number in range(pfs)])
-        print(f"simulated host: {pfs} PFs with {vfs} VFs each", file=sys.stderr)
+        node = SimulatedNode(Path(folder), pods(simulated.pfs))
+        told = f"simulated host: {pfs} PFs with {vfs} VFs each, {len(node.pods)} pods"
+        print(told, file=sys.stderr)
         over = threading.Event()
         clock = threading.Thread(target=_keep_counting, args=(simulated, over))
-        with simulated.running():
+        with simulated.running(), node.running():
             clock.start()
             try:
-                yield simulated
+                yield simulated.flags + node.flags, simulated.rtnetlink
             finally:
                 over.set()
                 clock.join()

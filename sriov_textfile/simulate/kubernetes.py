@@ -1,0 +1,212 @@
+"""Simulates a Kubernetes node: its kubelet, and the cgroups and files that the kubelet makes."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Literal
+
+import grpc
+
+from sriov_textfile.kubelet.podresources import LIST
+from sriov_textfile.kubelet.podresources_pb2 import (
+    ClaimResource,
+    ContainerDevices,
+    ContainerResources,
+    DynamicResource,
+    ListPodResourcesRequest,
+    ListPodResourcesResponse,
+    PodResources,
+)
+
+
+@dataclass
+class SimulatedContainer:
+    """A container, the CPUs that it has to itself, and its devices by resource or driver."""
+
+    name: str
+    id: str
+    cpus: str = ""  # a list such as 2-3; "" runs it in the shared pool
+    devices: dict[str, list[str]] = field(default_factory=dict)  # of device plugins
+    claims: dict[str, list[str]] = field(default_factory=dict)  # of DRA drivers
+
+
+@dataclass
+class SimulatedPod:
+    """A pod. A static pod's uid is a hash of 32 digits without dashes."""
+
+    name: str
+    namespace: str
+    uid: str
+    containers: list[SimulatedContainer]
+    qos: Literal["guaranteed", "burstable", "besteffort"] = "guaranteed"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a node lays out its cgroups: by cgroup version, cgroup driver and runtime."""
+
+    version: Literal[1, 2] = 2
+    driver: Literal["systemd", "cgroupfs"] = "systemd"
+    runtime: Literal["cri-containerd", "crio", "docker"] = "cri-containerd"
+    nested: bool = False  # whether the container's cpuset is in one more folder, as of CRI-O
+
+    @property
+    def root(self) -> str:
+        """The folder of the pods' cgroups, below /sys/fs/cgroup."""
+        tree = "cpuset/" if self.version == 1 else ""
+        return tree + ("kubepods.slice" if self.driver == "systemd" else "kubepods")
+
+    def pod(self, pod: SimulatedPod) -> str:
+        """Return a pod's folder below the root."""
+        if self.driver == "cgroupfs":
+            qos = "" if pod.qos == "guaranteed" else f"{pod.qos}/"
+            return f"{qos}pod{pod.uid}"
+        uid = pod.uid.replace("-", "_")
+        if pod.qos == "guaranteed":
+            return f"kubepods-pod{uid}.slice"
+        return f"kubepods-{pod.qos}.slice/kubepods-{pod.qos}-pod{uid}.slice"
+
+    def container(self, container: SimulatedContainer) -> str:
+        """Return a container's folder below its pod's."""
+        if self.driver == "cgroupfs":
+            return container.id
+        return f"{self.runtime}-{container.id}.scope"
+
+
+class SimulatedNode:
+    """A node below the folder `root`, with some pods.
+
+    `numa` has the CPUs of each NUMA node, `pool` those that containers without CPUs of their
+    own run on. The kubelet answers within `with node.running():`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        pods: Sequence[SimulatedPod],
+        numa: Sequence[str] = ("0-3,8-11", "4-7,12-15"),
+        pool: str = "0-1,8-9",
+        layout: Layout | None = None,
+    ) -> None:
+        self.pods = pods
+        self.layout = layout or Layout()
+        self.pool = pool
+        self._all = ",".join([cpus for cpus in numa if cpus])
+        self.nodes = root / "sys/devices/system/node"
+        for number, cpus in enumerate(numa):
+            _write(self.nodes / f"node{number}/cpulist", cpus)
+        self.cgroups = root / "sys/fs/cgroup" / self.layout.root
+        self._add_cgroups()
+        self.checkpoint = root / "var/lib/kubelet/cpu_manager_state"
+        entries = {pod.uid: {c.name: c.cpus for c in pod.containers if c.cpus} for pod in self.pods}
+        state = {"policyName": "static", "defaultCpuSet": pool, "entries": entries}
+        checksum = zlib.crc32(json.dumps(state).encode())
+        _write(self.checkpoint, json.dumps({**state, "checksum": checksum}))
+        self.socket = root / "kubelet.sock"  # A socket's path has at most 107 characters.
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that point the program at this node and turn its collectors on."""
+        return [
+            "--collector.kubepoddevice",
+            "--collector.kubepodcpu",
+            f"--path.kubeletSocket={self.socket}",
+            f"--path.kubecgroup={self.cgroups}",
+            f"--path.cpucheckpoint={self.checkpoint}",
+            f"--path.nodecpuinfo={self.nodes}",
+        ]
+
+    @contextmanager
+    def running(
+        self, fault: Literal["", "hangs", "lacks the API", "is cut off"] = ""
+    ) -> Iterator[None]:
+        """Let the kubelet answer, for as long as the context lasts, or fail as told."""
+        over = Event()
+
+        def answer(request: ListPodResourcesRequest, context: grpc.ServicerContext) -> bytes:
+            response = self.response().SerializeToString()
+            if fault == "hangs":
+                over.wait()
+            return response[:-3] if fault == "is cut off" else response
+
+        handler: grpc.RpcMethodHandler[ListPodResourcesRequest, bytes]
+        handler = grpc.unary_unary_rpc_method_handler(
+            answer, request_deserializer=ListPodResourcesRequest.FromString
+        )
+        service, method = LIST.strip("/").split("/")
+        name = "v1.Nothing" if fault == "lacks the API" else service
+        server = grpc.server(
+            ThreadPoolExecutor(max_workers=4), options=[("grpc.max_send_message_length", -1)]
+        )
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(name, {method: handler})]
+        )
+        server.add_insecure_port(f"unix:{self.socket}")
+        server.start()
+        try:
+            yield
+        finally:
+            over.set()
+            server.stop(grace=None).wait()
+
+    def response(self) -> ListPodResourcesResponse:
+        """Return what the kubelet says of its pods' devices."""
+        return ListPodResourcesResponse(
+            pod_resources=[
+                PodResources(
+                    name=pod.name,
+                    namespace=pod.namespace,
+                    containers=[_resources(container) for container in pod.containers],
+                )
+                for pod in self.pods
+            ]
+        )
+
+    def container(self, pod: SimulatedPod, container: SimulatedContainer) -> Path:
+        """Return a container's cgroup."""
+        return self.cgroups / self.layout.pod(pod) / self.layout.container(container)
+
+    def _add_cgroups(self) -> None:
+        # In v1 a cpuset is always set. In v2 it is empty where nobody set it.
+        inherited = self._all if self.layout.version == 1 else ""
+        _write(self.cgroups / "cpuset.cpus", inherited)
+        _write(self.cgroups / "cpuset.cpus.effective", self._all)
+        for pod in self.pods:
+            folder = self.cgroups / self.layout.pod(pod)
+            _write(folder / "cpuset.cpus", inherited)
+            _write(folder.parent / "cpuset.cpus", inherited)
+            for container in pod.containers:
+                scope = self.container(pod, container)
+                own = scope / "container" if self.layout.nested else scope
+                if self.layout.nested:
+                    _write(scope / "cpuset.cpus", "")
+                _write(own / "cpuset.cpus", container.cpus or self.pool)
+                if self.layout.runtime == "crio":
+                    monitor = folder / f"crio-conmon-{container.id}.scope"
+                    _write(monitor / "cpuset.cpus", "15")
+
+
+def _resources(container: SimulatedContainer) -> ContainerResources:
+    devices = [
+        ContainerDevices(resource_name=name, device_ids=ids)
+        for name, ids in container.devices.items()
+    ]
+    claims = [
+        ClaimResource(driver_name=driver, device_name=name)
+        for driver, names in container.claims.items()
+        for name in names
+    ]
+    dynamic = [DynamicResource(claim_resources=claims)] if claims else []
+    return ContainerResources(name=container.name, devices=devices, dynamic_resources=dynamic)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n")

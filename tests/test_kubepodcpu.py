@@ -1,0 +1,372 @@
+"""kubepodcpu: which containers have CPUs to themselves, however the node lays out its cgroups."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sriov_textfile.host.cpus import parse_cpu_list
+from sriov_textfile.simulate.kubernetes import (
+    Layout,
+    SimulatedContainer,
+    SimulatedNode,
+    SimulatedPod,
+)
+from tests.conftest import Host, MakeHost, Run
+
+A, B, C, D = (letter * 64 for letter in "abcd")
+UID = "12345678-9abc-def0-1234-56789abcdef0"
+STATIC_UID = "0123456789abcdef0123456789abcdef"
+
+PODS = [
+    SimulatedPod(
+        "upf-0",
+        "core",
+        UID,
+        [
+            SimulatedContainer("dataplane", A, "2-3,6", {"intel.com/sriov": ["0000:11:00.0"]}),
+            SimulatedContainer("sidecar", B),  # in the shared pool
+        ],
+    ),
+    SimulatedPod(
+        "shared-0", "core", "22222222-2222-2222-2222-222222222222", [SimulatedContainer("c", C)]
+    ),
+    SimulatedPod(
+        "burst-0",
+        "core",
+        "33333333-3333-3333-3333-333333333333",
+        [SimulatedContainer("c", "3" * 64)],
+        "burstable",
+    ),
+    SimulatedPod(
+        "best-0",
+        "core",
+        "44444444-4444-4444-4444-444444444444",
+        [SimulatedContainer("c", "4" * 64)],
+        "besteffort",
+    ),
+    SimulatedPod(
+        "etcd-node-1", "kube-system", STATIC_UID, [SimulatedContainer("etcd", D, "12")], "burstable"
+    ),
+]
+
+LAYOUTS = [
+    Layout(1, "systemd", "cri-containerd"),
+    Layout(1, "systemd", "crio"),
+    Layout(1, "systemd", "docker"),
+    Layout(1, "cgroupfs"),
+    Layout(2, "systemd", "cri-containerd"),
+    Layout(2, "systemd", "crio"),
+    Layout(2, "systemd", "crio", nested=True),
+    Layout(2, "systemd", "docker"),
+    Layout(2, "cgroupfs"),
+]
+
+
+def name_of(layout: Layout) -> str:
+    return f"v{layout.version}-{layout.driver}-{layout.runtime}" + "-nested" * layout.nested
+
+
+def pod_cpus(run: Run) -> list[tuple[str, str, str, str]]:
+    """Return uid, container, CPU and NUMA node of each sample."""
+    found = []
+    for line in run.out.splitlines():
+        if line.startswith("sriov_kubepodcpu{"):
+            container, cpu, numa, uid = line.split('"')[1:8:2]
+            found.append((uid, container, cpu, numa))
+    return found
+
+
+EXPECTED = [
+    (UID, A, "2", "0"),
+    (UID, A, "3", "0"),
+    (UID, A, "6", "1"),
+    (STATIC_UID, D, "12", "1"),
+]
+
+
+def success(run: Run) -> str | None:
+    return run.value("sriov_scrape_collector_success", collector="kubepodcpu")
+
+
+@pytest.fixture
+def host(make_host: MakeHost) -> Host:
+    return make_host()
+
+
+def collect(host: Host, node: SimulatedNode, *flags: str) -> Run:
+    return host.collect(*node.flags, "--no-collector.kubepoddevice", *flags)
+
+
+# --- every layout ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=name_of)
+def test_every_layout_gives_the_same_output(
+    host: Host, tmp_path: Path, layout: Layout, golden: Callable[[str, str], None]
+) -> None:
+    run = collect(host, SimulatedNode(tmp_path / "node", PODS, layout=layout))
+    assert (run.code, run.log) == (0, "")
+    assert sorted(pod_cpus(run)) == sorted(EXPECTED)
+    golden("kubepodcpu.prom", run.out)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=name_of)
+def test_the_seeds_default_path_leads_to_every_layout(
+    host: Host, tmp_path: Path, layout: Layout
+) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS, layout=layout)
+    path = tmp_path / "node/sys/fs/cgroup/cpuset/kubepods/"
+    run = collect(host, node, f"--path.kubecgroup={path}")
+    assert sorted(pod_cpus(run)) == sorted(EXPECTED)
+    if layout.root == "cpuset/kubepods":
+        assert run.log == ""
+    else:
+        assert "level=info" in run.log
+        assert f"path={node.cgroups} flag=--path.kubecgroup" in run.log
+
+
+def test_a_full_node(host: Host, tmp_path: Path) -> None:
+    pods = [
+        SimulatedPod(
+            f"pod-{pod}",
+            "core",
+            f"{pod:08x}-0000-4000-8000-000000000000",
+            [
+                SimulatedContainer(f"c{n}", f"{pod:032x}{n:032x}", str(pod * 4 + n))
+                for n in range(4)
+            ],
+        )
+        for pod in range(110)
+    ]
+    node = SimulatedNode(tmp_path / "node", pods, numa=("0-255", "256-511"), pool="500-511")
+    run = collect(host, node)
+    assert (run.code, run.log) == (0, "")
+    assert sorted(int(cpu) for _, _, cpu, _ in pod_cpus(run)) == list(range(440))
+    assert len({uid for uid, *_ in pod_cpus(run)}) == 110
+
+
+def test_prefixes_of_other_cgroup_roots(host: Host, tmp_path: Path) -> None:
+    """As kind names them: kubelet-kubepods-burstable-pod<uid>.slice."""
+    node = SimulatedNode(tmp_path / "node", PODS)
+    for path in sorted(node.cgroups.rglob("kubepods-*"), reverse=True):
+        path.rename(path.with_name(f"kubelet-{path.name}"))
+    assert sorted(pod_cpus(collect(host, node))) == sorted(EXPECTED)
+
+
+# --- who has CPUs of its own ------------------------------------------------------------------
+
+
+def test_cpusets_are_compared_as_sets(host: Host, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS, pool="0-1,8-9")
+    for pod, container in ((PODS[0], PODS[0].containers[1]), (PODS[1], PODS[1].containers[0])):
+        (node.container(pod, container) / "cpuset.cpus").write_text("8,9,0-1\n")
+    assert sorted(pod_cpus(collect(host, node))) == sorted(EXPECTED)
+
+
+def test_a_container_that_may_use_all_of_the_pods_cpus_has_none_of_its_own(
+    host: Host, tmp_path: Path
+) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS)
+    (node.container(PODS[1], PODS[1].containers[0]) / "cpuset.cpus").write_text("0-15\n")
+    assert sorted(pod_cpus(collect(host, node))) == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize("missing", [True, False], ids=["no file", "empty file"])
+def test_a_cpuset_that_is_not_set_is_none(host: Host, tmp_path: Path, missing: bool) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS)
+    cpuset = node.container(PODS[0], PODS[0].containers[0]) / "cpuset.cpus"
+    if missing:
+        cpuset.unlink()
+    else:
+        cpuset.write_text("\n")
+    run = collect(host, node)
+    assert (pod_cpus(run), run.log) == (EXPECTED[3:], "")
+
+
+def test_a_runtimes_monitor_is_no_container(host: Host, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS, layout=Layout(runtime="crio"))
+    assert list(node.cgroups.rglob("crio-conmon-*.scope"))
+    assert "15" not in {cpu for _, _, cpu, _ in pod_cpus(collect(host, node))}
+
+
+# --- the CPU manager's checkpoint ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        '{"policyName":"static","defaultCpuSet":"0-1,',
+        "[]",
+        "{}",
+        "\0\xff",
+        '{"defaultCpuSet":"x"}',
+    ],
+    ids=["missing", "empty", "half-written", "list", "no set", "binary", "no cpus"],
+)
+def test_without_a_checkpoint_the_kubepods_set_alone_decides(
+    host: Host, tmp_path: Path, content: str | None
+) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS[:1], pool="0-15")
+    if content is None:
+        node.checkpoint.unlink()
+    else:
+        node.checkpoint.write_text(content)
+    run = collect(host, node)
+    assert pod_cpus(run) == EXPECTED[:3]
+    assert success(run) == "1"
+    assert run.value("sriov_scrape_collector_skipped", collector="kubepodcpu") == "1"
+    assert len(run.log.splitlines()) == 1
+    assert f"the shared pool is taken from {node.cgroups} alone" in run.log
+    assert str(node.checkpoint) in run.log
+
+
+def test_a_checkpoint_of_a_hundred_kilobytes(host: Host, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS)
+    state = json.loads(node.checkpoint.read_text())
+    state["entries"] = {f"{n:036x}": {"c": "0-1"} for n in range(2000)} | state["entries"]
+    node.checkpoint.write_text(json.dumps(state))
+    run = collect(host, node)
+    assert (sorted(pod_cpus(run)), run.log) == (sorted(EXPECTED), "")
+
+
+# --- the CPUs of the host -----------------------------------------------------------------------
+
+
+def cpu_info(run: Run) -> dict[str, str]:
+    lines = [line for line in run.out.splitlines() if line.startswith("sriov_cpu_info{")]
+    return {line.split('"')[1]: line.split('"')[3] for line in lines}
+
+
+def test_offline_cpus_gaps_and_nodes_with_only_memory(host: Host, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", [], numa=("0,2-3", "", "16-17"))
+    assert cpu_info(collect(host, node)) == {
+        "cpu0": "0",
+        "cpu2": "0",
+        "cpu3": "0",
+        "cpu16": "2",
+        "cpu17": "2",
+    }
+
+
+def test_cpus_are_in_the_order_of_numbers(host: Host, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", [], numa=("0-1,8-11", "2-7"))
+    assert list(cpu_info(collect(host, node))) == [f"cpu{n}" for n in range(12)]
+
+
+def test_links_serve_where_there_is_no_cpulist(host: Host, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", [], numa=("0-1",))
+    (node.nodes / "node0/cpulist").unlink()
+    for name in ("cpu0", "cpu7", "cpumap", "cpulist.old"):
+        (node.nodes / "node0" / name).mkdir()
+    assert cpu_info(collect(host, node)) == {"cpu0": "0", "cpu7": "0"}
+
+
+def test_a_cpu_without_a_known_node_has_an_empty_one(host: Host, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS[:1], numa=("0-3",), pool="0-1")
+    assert pod_cpus(collect(host, node)) == [*EXPECTED[:2], (UID, A, "6", "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [
+        ("", set()),
+        ("\n", set()),
+        ("0", {0}),
+        ("0-3", {0, 1, 2, 3}),
+        ("0-1,8-9\n", {0, 1, 8, 9}),
+        ("3,1,2,1-2", {1, 2, 3}),
+        ("8191", {8191}),
+    ],
+)
+def test_cpu_lists(text: str, cpus: set[int]) -> None:
+    assert parse_cpu_list(text) == cpus
+
+
+@pytest.mark.parametrize("text", ["a", "1-", "-1", "1-2-3", "0x1", "1;2", "0-99999999999", "٣"])
+def test_what_is_no_cpu_list(text: str) -> None:
+    with pytest.raises(ValueError, match="is no range of CPUs"):
+        parse_cpu_list(text)
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+def test_no_cgroups_at_all_is_told_with_every_place_that_was_looked_at(
+    host: Host, tmp_path: Path
+) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS)
+    run = collect(host, node, "--path.kubecgroup=/nowhere/cpuset/kubepods")
+    assert success(run) == "0"
+    assert len(cpu_info(run)) == 16  # what was found before is written
+    assert (
+        "there are no cgroups of pods at /nowhere/cpuset/kubepods or"
+        " /nowhere/cpuset/kubepods.slice or /nowhere/kubepods.slice or /nowhere/kubepods;"
+        " mount them there or set --path.kubecgroup" in run.log
+    )
+
+
+def test_no_numa_topology(host: Host, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS)
+    run = collect(host, node, "--path.nodecpuinfo=/nowhere")
+    assert success(run) == "0"
+    assert "/nowhere" in run.log
+
+
+@pytest.mark.parametrize("level", ["container", "pod", "qos"])
+def test_cgroups_that_vanish_between_two_reads_are_left_out(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS)
+    scandir = os.scandir
+    victim = {
+        "container": node.container(PODS[4], PODS[4].containers[0]),
+        "pod": node.cgroups / node.layout.pod(PODS[4]),
+        "qos": node.cgroups / "kubepods-burstable.slice",
+    }[level]
+
+    def vanish(path: str) -> object:
+        entries = scandir(path)
+        if str(path) == str(victim.parent):
+            shutil.rmtree(victim, ignore_errors=True)
+        return entries
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    if level == "qos":
+        shutil.rmtree(victim)
+    run = collect(host, node)
+    assert pod_cpus(run) == EXPECTED[:3]
+    assert (run.log, success(run)) == ("", "1")
+
+
+def test_a_cpuset_that_cannot_be_read_costs_its_container_only(host: Host, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS)
+    (node.container(PODS[4], PODS[4].containers[0]) / "cpuset.cpus").write_text("2-1-0\n")
+    run = collect(host, node)
+    assert pod_cpus(run) == EXPECTED[:3]
+    assert f"cannot read the cpuset of container {D}: '2-1-0' is no range of CPUs" in run.log
+    assert run.value("sriov_scrape_collector_skipped", collector="kubepodcpu") == "1"
+
+
+# --- imports ------------------------------------------------------------------------------------
+
+
+def test_kubepodcpu_alone_needs_no_grpc(tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path / "node", PODS)
+    flags = [*node.flags, "--no-collector.kubepoddevice", "--path.sysbuspci=/sys/bus/pci"]
+    code = (
+        "import sys; from sriov_textfile.cli import main; main(sys.argv[1:])\n"
+        "assert not {'grpc', 'google.protobuf'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sriov_kubepodcpu{" in done.stdout

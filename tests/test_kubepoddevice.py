@@ -1,0 +1,423 @@
+"""kubepoddevice: the kubelet's answer, whoever encoded it, and a kubelet that gives none."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from sriov_textfile.kubelet.podresources import LIST
+from sriov_textfile.simulate.host import SimulatedPf
+from sriov_textfile.simulate.kubernetes import (
+    SimulatedContainer,
+    SimulatedNode,
+    SimulatedPod,
+)
+from tests.conftest import MakeHost, Run
+
+PROJECT = Path(__file__).parent.parent
+
+
+def pod(name: str, devices: dict[str, list[str]], **claims: list[str]) -> SimulatedPod:
+    container = SimulatedContainer("app", "c" * 64, devices=devices, claims=claims)
+    return SimulatedPod(name, "core", "12345678-9abc-def0-1234-56789abcdef0", [container])
+
+
+def node(tmp_path: Path, *pods: SimulatedPod) -> SimulatedNode:
+    return SimulatedNode(tmp_path / "node", pods)
+
+
+def pod_devices(run: Run) -> list[str]:
+    return [line for line in run.out.splitlines() if line.startswith("sriov_kubepoddevice{")]
+
+
+def success(run: Run) -> str | None:
+    return run.value("sriov_scrape_collector_success", collector="kubepoddevice")
+
+
+@pytest.fixture
+def collect(make_host: MakeHost) -> Callable[..., Run]:
+    """Collect on a host with one PF, with the kubelet's socket where a node has it."""
+    host = make_host(SimulatedPf(vfs=2))
+
+    def collect(node: SimulatedNode, *flags: str) -> Run:
+        path = f"--path.kubeletSocket={node.socket}"
+        return host.collect("--collector.kubepoddevice", path, *flags)
+
+    return collect
+
+
+# --- what is written ------------------------------------------------------------------------
+
+
+def test_a_vf_of_the_device_plugin(collect: Callable[..., Run], tmp_path: Path) -> None:
+    simulated = node(tmp_path, pod("upf-0", {"intel.com/sriov": ["0000:3b:02.1"]}))
+    with simulated.running():
+        run = collect(simulated)
+    assert (run.code, run.log) == (0, "")
+    assert pod_devices(run) == [
+        'sriov_kubepoddevice{container="app",dev_type="intel.com/sriov",namespace="core",'
+        'pciAddr="0000:3b:02.1",pod="upf-0"} 1'
+    ]
+    assert success(run) == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [("0000-08-00-1", "0000:08:00.1"), ("10000-af-1f-7", "10000:af:1f.7")],
+)
+def test_a_vf_of_a_dra_claim(
+    collect: Callable[..., Run], tmp_path: Path, name: str, address: str
+) -> None:
+    simulated = node(tmp_path, pod("du-0", {}, **{"sriovnetwork.k8snetworkplumbingwg.io": [name]}))
+    with simulated.running():
+        run = collect(simulated)
+    assert pod_devices(run) == [
+        "sriov_kubepoddevice{"
+        'container="app",dev_type="sriovnetwork.k8snetworkplumbingwg.io",namespace="core",'
+        f'pciAddr="{address}",pod="du-0"}} 1'
+    ]
+
+
+def test_devices_that_are_no_pci_devices_are_left_out(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    devices = {
+        "nvidia.com/gpu": ["GPU-8f6d3a5c-2b1e", "gpu-0"],
+        "intel.com/qat": ["qat-0000:3d:01.0", "0000:3d:01.0-1"],
+        "vendor.example/odd": ["", "0000:3b:02.8", "000:3b:02.1"],
+        "intel.com/sriov": ["10000:01:00.5", "0000:3B:02.1"],
+    }
+    simulated = node(tmp_path, pod("p", devices, **{"gpu.example": ["gpu-3", "0000-08-00-9"]}))
+    with simulated.running():
+        run = collect(simulated)
+    assert [line.split('pciAddr="')[1].split('"')[0] for line in pod_devices(run)] == [
+        "10000:01:00.5",
+        "0000:3B:02.1",
+    ]
+    assert run.log == ""
+
+
+def test_a_device_that_is_named_twice_is_written_once(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"] * 2}))
+    with simulated.running():
+        run = collect(simulated)
+    assert len(pod_devices(run)) == 1
+    assert "is there already: repeated series" in run.log
+
+
+def test_a_full_node_with_5000_devices(collect: Callable[..., Run], tmp_path: Path) -> None:
+    addresses = [f"{n >> 8:04x}:{n & 255:02x}:1f.7" for n in range(5000)]
+    pods = []
+    for number in range(110):
+        containers = [
+            SimulatedContainer(
+                f"c{part}",
+                f"{number:060x}{part:04x}",
+                devices={"intel.com/sriov": addresses[number * 4 + part :: 440]},
+            )
+            for part in range(4)
+        ]
+        pods.append(SimulatedPod(f"pod-{number}", "core", f"{number:032x}", containers))
+    simulated = node(tmp_path, *pods)
+    with simulated.running():
+        run = collect(simulated)
+    assert (run.code, run.log) == (0, "")
+    written = {line.split('pciAddr="')[1].split('"')[0] for line in pod_devices(run)}
+    assert len(pod_devices(run)) == 5000
+    assert written == set(addresses)
+    assert len({line.split('pod="')[1] for line in pod_devices(run)}) == 110
+
+
+def test_a_response_of_more_than_four_megabytes(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    devices = {f"vendor.example/{'x' * 200}{n}": [f"0000:{n:02x}:00.0"] * 100 for n in range(256)}
+    simulated = node(tmp_path, *[pod(f"p{n}", devices) for n in range(16)])
+    assert 4 << 20 < simulated.response().ByteSize() < 16 << 20
+    with simulated.running():
+        run = collect(simulated, "--log.level=error")
+    assert success(run) == "1"
+    assert len(pod_devices(run)) == 16 * 256
+
+
+# --- a kubelet that is not ours -------------------------------------------------------------
+
+
+INDEPENDENT = """
+syntax = "proto3";
+package independent;
+
+message Response { repeated Pod pods = 1; string future = 99; }
+message Pod {
+  string pod = 1; string ns = 2; repeated Cont conts = 3; repeated int64 cpus = 4; Future f = 15;
+}
+message Cont {
+  string cont = 1; repeated Dev devs = 2; repeated int64 cpus = 3; repeated Mem mems = 4;
+  repeated Dyn dyns = 5; map<string, string> future = 31;
+}
+message Mem { string type = 1; uint64 size = 2; Topology topology = 3; }
+message Dev { string resource = 1; repeated string ids = 2; Topology topology = 3; }
+message Topology { repeated Node nodes = 1; }
+message Node { int64 id = 1; }
+message Dyn { string claim = 2; string ns = 3; repeated Claimed claimed = 4; }
+message Claimed {
+  repeated Cdi cdis = 1; string driver = 2; string pool = 3; string device = 4; double future = 7;
+}
+message Cdi { string name = 1; }
+message Future { bytes data = 1; fixed32 number = 2; }
+"""
+
+
+@pytest.fixture
+def independent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Messages that a protobuf compiler made of the API's field numbers, with unknown fields."""
+    (tmp_path / "independent.proto").write_text(INDEPENDENT)
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{tmp_path}"]
+    subprocess.run([*protoc, f"--python_out={tmp_path}", "independent.proto"], check=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("independent_pb2")
+
+
+@contextmanager
+def serving(path: Path, response: bytes) -> Iterator[None]:
+    """Serve a response as it is, without our messages."""
+    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_send_message_length", -1)])
+    service, method = LIST.strip("/").split("/")
+    handler: grpc.RpcMethodHandler[bytes, bytes]
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: response)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, {method: handler})]
+    )
+    server.add_insecure_port(f"unix:{path}")
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(None).wait()
+
+
+def test_an_independent_implementations_response_with_fields_we_do_not_know(
+    collect: Callable[..., Run], tmp_path: Path, independent: Any
+) -> None:
+    pb = independent
+    numa = pb.Topology(nodes=[pb.Node(id=0), pb.Node(id=1)])
+    container = pb.Cont(
+        cont="dataplane",
+        devs=[
+            pb.Dev(resource="intel.com/sriov", ids=["0000:3b:02.1", "0000:3b:02.2"], topology=numa)
+        ],
+        cpus=[2, 3],
+        mems=[pb.Mem(type="hugepages-1Gi", size=2**40, topology=numa)],
+        dyns=[
+            pb.Dyn(
+                claim="nic",
+                ns="core",
+                claimed=[
+                    pb.Claimed(
+                        cdis=[pb.Cdi(name="vendor.example/vf=1")],
+                        driver="sriovnetwork.k8snetworkplumbingwg.io",
+                        pool="node-1",
+                        device="0000-08-00-1",
+                        future=0.5,
+                    )
+                ],
+            )
+        ],
+        future={"key": "value"},
+    )
+    response = pb.Response(
+        pods=[
+            pb.Pod(pod="empty", ns="default"),
+            pb.Pod(
+                pod="upf-0", ns="core", conts=[container], cpus=[1], f=pb.Future(data=b"x" * 999)
+            ),
+        ],
+        future="unknown",
+    )
+    simulated = node(tmp_path)
+    with serving(simulated.socket, response.SerializeToString()):
+        run = collect(simulated)
+    assert (run.log, success(run)) == ("", "1")
+    common = 'namespace="core",pciAddr='
+    assert pod_devices(run) == [
+        f'sriov_kubepoddevice{{container="dataplane",dev_type="{type}",{common}"{address}",'
+        'pod="upf-0"} 1'
+        for type, address in [
+            ("intel.com/sriov", "0000:3b:02.1"),
+            ("intel.com/sriov", "0000:3b:02.2"),
+            ("sriovnetwork.k8snetworkplumbingwg.io", "0000:08:00.1"),
+        ]
+    ]
+
+
+def test_the_generated_messages_are_those_of_the_proto_file(tmp_path: Path) -> None:
+    """If this fails: `make proto`."""
+    folder = "sriov_textfile/kubelet"
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}"]
+    command = [*protoc, f"--pyi_out={tmp_path}", f"{folder}/podresources.proto"]
+    subprocess.run(command, check=True, cwd=PROJECT)
+    for name in ("podresources_pb2.py", "podresources_pb2.pyi"):
+        assert (tmp_path / folder / name).read_text() == (PROJECT / folder / name).read_text()
+
+
+# --- a kubelet that does not answer ---------------------------------------------------------
+
+
+def assert_only_pods_are_missing(run: Run, message: str) -> None:
+    """One line says why, the collector has no success, and all other metrics are there."""
+    assert run.code == 0
+    assert len(run.log.splitlines()) == 1, run.log
+    assert f"collector kubepoddevice: {message}" in run.log
+    assert pod_devices(run) == []
+    assert success(run) == "0"
+    assert len(run.vf_samples()) == 18
+    assert run.value("sriov_scrape_collector_success", collector="vfstats") == "1"
+
+
+def test_no_socket(collect: Callable[..., Run], tmp_path: Path) -> None:
+    simulated = node(tmp_path)
+    assert_only_pods_are_missing(
+        collect(simulated),
+        f"there is no kubelet socket at {simulated.socket};"
+        " mount it here or set --path.kubeletSocket",
+    )
+
+
+def test_not_a_socket(collect: Callable[..., Run], tmp_path: Path) -> None:
+    simulated = node(tmp_path)
+    simulated.socket.write_text("")
+    assert_only_pods_are_missing(collect(simulated), f"nothing listens at {simulated.socket};")
+
+
+def test_nobody_listens(collect: Callable[..., Run], tmp_path: Path) -> None:
+    simulated = node(tmp_path)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(simulated.socket))
+    assert_only_pods_are_missing(collect(simulated), f"nothing listens at {simulated.socket};")
+
+
+def test_a_path_too_long_for_a_socket(collect: Callable[..., Run], tmp_path: Path) -> None:
+    simulated = node(tmp_path)
+    simulated.socket = tmp_path / ("x" * 200)
+    assert_only_pods_are_missing(
+        collect(simulated), f"cannot connect to the kubelet at {simulated.socket}: "
+    )
+
+
+def test_not_permitted(tmp_path: Path) -> None:
+    simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"]}))
+    command = [sys.executable, "-m", "sriov_textfile", "--collector.kubepoddevice"]
+    command += [f"--path.kubeletSocket={simulated.socket}", "--no-collector.vfstats"]
+    if os.geteuid() == 0:  # whom no mode of a socket stops
+        for folder in [simulated.socket.parent, *simulated.socket.parents][:8]:
+            if folder.is_relative_to("/tmp/"):
+                folder.chmod(0o755)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    with simulated.running():
+        simulated.socket.chmod(0o600 if os.geteuid() == 0 else 0)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode and "sriov_textfile" not in done.stderr:
+        pytest.skip(f"user 65534 cannot run this Python: {done.stderr}")
+    message = f"not permitted to use the kubelet socket at {simulated.socket}; run as root"
+    assert message in done.stderr
+    assert 'sriov_scrape_collector_success{collector="kubepoddevice"} 0\n' in done.stdout
+
+
+def test_an_api_that_the_kubelet_lacks(collect: Callable[..., Run], tmp_path: Path) -> None:
+    simulated = node(tmp_path)
+    with simulated.running("lacks the API"):
+        run = collect(simulated)
+    assert_only_pods_are_missing(
+        run, f"cannot ask the kubelet at {simulated.socket}: it lacks the API PodResources v1"
+    )
+
+
+def test_a_response_that_is_cut_off(collect: Callable[..., Run], tmp_path: Path) -> None:
+    simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"]}))
+    with simulated.running("is cut off"):
+        run = collect(simulated)
+    assert_only_pods_are_missing(
+        run, f"cannot ask the kubelet at {simulated.socket}: its response was cut off"
+    )
+
+
+def test_a_response_of_more_than_sixteen_megabytes(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    simulated = node(tmp_path)
+    with serving(simulated.socket, bytes(17 << 20)):
+        run = collect(simulated)
+    assert_only_pods_are_missing(
+        run, f"cannot ask the kubelet at {simulated.socket}: its response is larger than 16 MiB"
+    )
+
+
+def test_a_connection_that_is_closed_in_the_middle(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    simulated = node(tmp_path)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(simulated.socket))
+    listener.listen(8)
+
+    def hang_up() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connection.recv(24)
+            connection.close()
+
+    thread = threading.Thread(target=hang_up)
+    thread.start()
+    try:
+        run = collect(simulated)
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
+    assert_only_pods_are_missing(
+        run, f"cannot ask the kubelet at {simulated.socket}: it closed the connection"
+    )
+
+
+def test_a_kubelet_that_hangs_costs_less_than_the_timeout_and_no_other_metric(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"]}))
+    path = tmp_path / "sriov.prom"
+    with simulated.running("hangs"):
+        start = time.monotonic()
+        run = collect(simulated, "--timeout=1s", f"--textfile.path={path}")
+        assert time.monotonic() - start < 5
+    run.out = path.read_text()
+    assert_only_pods_are_missing(
+        run, f"cannot ask the kubelet at {simulated.socket}: it did not answer within 0."
+    )
+
+
+def test_a_kubelet_that_takes_connections_and_says_nothing(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    simulated = node(tmp_path)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(simulated.socket))
+        mute.listen(8)
+        run = collect(simulated, "--timeout=1s")
+    assert_only_pods_are_missing(run, f"cannot ask the kubelet at {simulated.socket}: it ")
