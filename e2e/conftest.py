@@ -1,8 +1,17 @@
-"""The programs of Debian's packages, unpacked into the cache without installing them."""
+"""Real programs of Debian's packages, started on loopback: node_exporter and Prometheus."""
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,5 +20,92 @@ from tools.fetch import CACHE, debian_packages
 
 @pytest.fixture(scope="session")
 def debian() -> Path:
-    """Return the folder below which /usr/bin has promtool, prometheus and node_exporter."""
+    """Return the folder below which usr/bin has promtool, prometheus and node_exporter."""
     return debian_packages(["prometheus", "prometheus-node-exporter"], CACHE / "prometheus")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        body: bytes = response.read()
+        return body.decode()
+
+
+@contextmanager
+def started(command: Sequence[str | Path], log: Path, ready: str) -> Iterator[None]:
+    """Run a server for as long as the context lasts; it is up when the URL `ready` answers."""
+    with log.open("w") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(300):
+            try:
+                get(ready)
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.1)
+        else:
+            pytest.fail(f"{command[0]} did not answer:\n{log.read_text()}")
+        yield
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+class Prometheus:
+    """A Prometheus that scrapes a node_exporter, which reads a folder of `.prom` files."""
+
+    def __init__(self, url: str, node_exporter: str) -> None:
+        self.url = url
+        self.node_exporter = node_exporter
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series that an expression gives now, each with `metric` and `value`."""
+        words = urllib.parse.urlencode({"query": expression})
+        answer = json.loads(get(f"{self.url}/api/v1/query?{words}"))
+        assert answer["status"] == "success", answer
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
+    def wait_for(self, expression: str) -> list[dict[str, Any]]:
+        """Return what an expression gives, once it gives anything; fail after half a minute."""
+        end = time.monotonic() + 30
+        while not (series := self.query(expression)):
+            if time.monotonic() > end:
+                pytest.fail(f"no series for {expression}\n{get(self.node_exporter)[-3000:]}")
+            time.sleep(0.2)
+        return series
+
+
+@contextmanager
+def prometheus_reading(folder: Path, debian: Path, work: Path) -> Iterator[Prometheus]:
+    """Let node_exporter read a folder and Prometheus scrape it each second."""
+    exporter, port = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    scrape = {"job_name": "node", "static_configs": [{"targets": [exporter]}]}
+    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
+    (work / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
+    node_exporter: list[str | Path] = [
+        debian / "usr/bin/prometheus-node-exporter",
+        f"--web.listen-address={exporter}",
+        "--collector.disable-defaults",
+        "--collector.textfile",
+        f"--collector.textfile.directory={folder}",
+    ]
+    prometheus: list[str | Path] = [
+        debian / "usr/bin/prometheus",
+        f"--web.listen-address={port}",
+        f"--config.file={work}/prometheus.yml",
+        f"--storage.tsdb.path={work}/tsdb",
+    ]
+    metrics = f"http://{exporter}/metrics"
+    with (
+        started(node_exporter, work / "node_exporter.log", metrics),
+        started(prometheus, work / "prometheus.log", f"http://{port}/-/ready"),
+    ):
+        yield Prometheus(f"http://{port}", metrics)

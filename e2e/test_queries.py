@@ -1,0 +1,119 @@
+"""The documented queries, against a real Prometheus that scraped what we wrote."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.conftest import Prometheus, get, prometheus_reading
+from sriov_textfile.simulate.demo import pf, pods
+from sriov_textfile.simulate.kubernetes import SimulatedPod
+
+DOCUMENTED = re.findall(
+    r"```promql\n(.*?)\n```", (Path(__file__).parent.parent / "docs/queries.md").read_text()
+)
+
+# What the demo simulates by default.
+PODS = pods([pf(number, vfs=6) for number in range(3)])
+
+
+def kube_state_metrics(pods: list[SimulatedPod]) -> str:
+    """Return what kube-state-metrics would say of the pods, as far as the queries need it."""
+    lines = ["# TYPE kube_pod_info gauge"]
+    lines += [
+        f'kube_pod_info{{namespace="{pod.namespace}",pod="{pod.name}",uid="{pod.uid}"}} 1'
+        for pod in pods
+    ]
+    lines += ["# TYPE kube_pod_labels gauge"]
+    lines += [
+        f'kube_pod_labels{{namespace="{pod.namespace}",pod="{pod.name}",'
+        f'label_app_kubernetes_io_name="{pod.name.split("-")[0]}"}} 1'
+        for pod in pods
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A Prometheus that has scraped two collections of the demo's node."""
+    work = tmp_path_factory.mktemp("prometheus")
+    folder = work / "textfile"
+    folder.mkdir()
+    (folder / "kube_state_metrics.prom").write_text(kube_state_metrics(PODS))
+    with prometheus_reading(folder, debian, work) as prometheus:
+        for _ in range(2):
+            demo = [sys.executable, "-m", "sriov_textfile", "demo"]
+            subprocess.run([*demo, f"--textfile.path={folder}/sriov.prom"], check=True)
+            time.sleep(2)
+        prometheus.wait_for("count_over_time(sriov_vf_rx_bytes[1m]) > 2")
+        yield prometheus
+
+
+def by_pod(series: list[dict[str, dict[str, str]]]) -> dict[str, set[str]]:
+    """Return the VFs' addresses for each pod."""
+    found: dict[str, set[str]] = {}
+    for one in series:
+        pod = f"{one['metric']['namespace']}/{one['metric']['pod']}"
+        found.setdefault(pod, set()).add(one["metric"]["pciAddr"])
+    return found
+
+
+def test_node_exporter_reads_our_file_without_error(prometheus: Prometheus) -> None:
+    page = get(prometheus.node_exporter)
+    assert "node_textfile_scrape_error 0\n" in page
+    assert re.search(r'node_textfile_mtime_seconds\{file=".*/sriov.prom"\} ', page)
+    assert prometheus.wait_for('up{job="node"} == 1')
+
+
+@pytest.mark.parametrize("query", DOCUMENTED)
+def test_every_documented_query_returns_series(prometheus: Prometheus, query: str) -> None:
+    assert prometheus.wait_for(query)
+
+
+def test_vfs_join_with_the_pods_that_hold_them(prometheus: Prometheus) -> None:
+    series = prometheus.wait_for(
+        "sriov_vf_tx_errors * on (pciAddr) group_left(pod,namespace) sriov_kubepoddevice"
+    )
+    # netlink has no tx_errors, so the PF that only netlink serves has no such series.
+    assert by_pod(series) == {
+        "core/upf-0": {"0000:11:00.0", "0000:11:00.1"},
+        "ran/du-0": {"0000:11:00.2", "0000:11:00.3"},
+        "edge/router-0": {"0000:11:00.4", "0000:11:00.5"},
+        "core/upf-2": {"0000:21:00.0", "0000:21:00.1"},
+        "ran/du-2": {"0000:21:00.2", "0000:21:00.3"},
+        "edge/router-2": {"0000:21:00.4", "0000:21:00.5"},
+    }
+    assert {one["metric"]["pciAddr"]: one["value"][1] for one in series}["0000:11:00.1"] == "1009"
+
+
+def test_vfs_join_with_the_labels_of_their_pods(prometheus: Prometheus) -> None:
+    series = prometheus.wait_for(
+        "(sriov_vf_tx_errors * on (pciAddr) group_left(pod,namespace) sriov_kubepoddevice)"
+        " * on (pod,namespace) group_left (label_app_kubernetes_io_name) kube_pod_labels"
+    )
+    assert len(series) == 12
+    for one in series:
+        labels = one["metric"]
+        assert labels["label_app_kubernetes_io_name"] == labels["pod"].split("-")[0]
+
+
+def test_cpus_join_with_their_pods_by_uid(prometheus: Prometheus) -> None:
+    series = prometheus.wait_for(
+        "sriov_kubepodcpu * on (uid) group_left(pod,namespace) kube_pod_info"
+    )
+    found: dict[str, set[str]] = {}
+    for one in series:
+        labels = one["metric"]
+        found.setdefault(f"{labels['namespace']}/{labels['pod']}", set()).add(labels["cpu_id"])
+    assert found == {
+        "core/upf-0": {"2", "3"},
+        "ran/du-0": {"10", "11"},
+        "core/upf-1": {"4", "5", "12", "13"},
+        "ran/du-1": {"6", "7"},
+    }
