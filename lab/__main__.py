@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,8 +16,9 @@ from tools.fetch import run, say
 
 PROJECT = Path(__file__).parent.parent
 LOGS = PROJECT / "build/lab"
-# What the guest's tests use; the project's wheel comes from the checkout at each run.
-REQUIREMENTS = ["installer>=0.7", "pyroute2>=0.9.4,<0.10", "pytest>=8"]
+# What the guest has besides the project's wheel, which comes from the checkout at each run.
+REQUIREMENTS = ["installer>=0.7", "pytest>=8"]
+REQUIREMENTS += [one for one in metadata.requires("sriov-textfile") or () if "extra" not in one]
 BOOT_LIMIT = 600.0
 
 

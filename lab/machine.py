@@ -57,8 +57,9 @@ def build(requirements: list[str]) -> Path:
     tree = _tree()
     source = Path(__file__).parent / "vfsim"
     code = "".join([(source / name).read_text() for name in ("vfsim.c", "Kbuild")])
-    machine = CACHE / f"lab-{_key(tree.name, UNIT, code, *requirements)}"
+    machine = CACHE / f"lab-machine-{_key(tree.name, UNIT, code, *requirements)}"
     if not machine.is_dir():
+        _forget_all_but_newest("lab-machine-*")
         with _new(machine) as new:
             (new / "tree").symlink_to(tree)
             _build_module(tree, source, new)
@@ -118,6 +119,7 @@ def _tree() -> Path:
         return tree
     mirror = debian_mirror()
     tools = debian_packages(["debootstrap"], CACHE / "debootstrap")
+    _forget_all_but_newest("lab-tree-*")
     with _new(tree) as new:
         say(f"building a Debian {SUITE} root file system (about a minute)")
         share = tools / "usr/share/debootstrap"
@@ -228,6 +230,13 @@ def _chroot(tree: Path, command: str, tries: int = 1) -> None:
         f" && mount --rbind /dev {tree}/dev && exec chroot {tree} sh -ec {shlex.quote(command)}"
     )
     run(["unshare", "--mount", "--propagation=private", "sh", "-ec", script], tries)
+
+
+def _forget_all_but_newest(names: str) -> None:
+    """Remove what older recipes made, a gigabyte each."""
+    folders = sorted(CACHE.glob(names), key=lambda folder: folder.stat().st_mtime)
+    for folder in folders[:-1]:
+        shutil.rmtree(folder)
 
 
 @contextmanager
