@@ -210,6 +210,11 @@ def test_a_list_whose_length_disagrees_with_its_entries() -> None:
         decode_link(patched(reply, list_offset(reply), "=H", 1000))
 
 
+def test_a_vf_that_is_described_twice() -> None:
+    with pytest.raises(NetlinkDecodeError, match="VF 1 is described twice"):
+        decode_link(reply_for([LinkVf(0), LinkVf(1), LinkVf(1)]))
+
+
 def test_more_vfs_announced_than_listed_reads_no_further_than_the_list() -> None:
     reply = capture("vfsim-pf0-4vf")
     num_vf = list_offset(reply) - 4

@@ -41,7 +41,7 @@ def test_every_network_class_counts(make_host: MakeHost, pci_class: str) -> None
 
 def test_other_devices_with_vfs_do_not(make_host: MakeHost) -> None:
     host = make_host()
-    assert (host.device("0000:f0:00.0") / "sriov_totalvfs").exists()  # an NVMe drive
+    assert (host.device("0000:00:1d.0") / "sriov_totalvfs").exists()  # an NVMe drive
     assert discover(host) == []
 
 
@@ -163,6 +163,25 @@ def test_a_device_that_cannot_be_read_is_told_and_the_others_are_found(
     (message,) = told
     assert message.startswith("cannot read PCI device 0000:10:00.0: ")
     assert str(total) in message
+
+
+@pytest.mark.parametrize("name", ["sriov_numvfs", "numa_node", "net/ens1f0/phys_switch_id"])
+def test_a_detail_that_cannot_be_read_costs_nothing_else(make_host: MakeHost, name: str) -> None:
+    host = make_host(SimulatedPf(vfs=2))
+    file = host.device("0000:10:00.0") / name
+    file.unlink(missing_ok=True)
+    file.symlink_to(file.name)
+    run = host.collect()
+    assert len(run.vf_samples()) == 18
+    assert "cannot read a detail of PF 0000:10:00.0: " in run.log
+    assert name in run.log
+
+
+@pytest.mark.parametrize("text", ["-5", "1_0", "٣", "9" * 4000, "x", ""])
+def test_a_total_that_is_no_number_makes_no_pf(make_host: MakeHost, text: str) -> None:
+    host = make_host(SimulatedPf(vfs=2))
+    (host.device("0000:10:00.0") / "sriov_totalvfs").write_text(f"{text}\n")
+    assert discover(host) == []
 
 
 def test_a_missing_folder_is_an_error_that_names_it(make_host: MakeHost) -> None:

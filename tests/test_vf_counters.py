@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sriov_textfile.simulate.host import GROWTH, SimulatedPf
-from sriov_textfile.simulate.rtnetlink import LinkVf, encode_link
+from sriov_textfile.simulate.rtnetlink import LinkVf, encode_error, encode_link
 from tests.conftest import Host, MakeHost, Run
 
 NETLINK_COUNTERS = set(GROWTH) - {"tx_errors"}
@@ -71,7 +71,8 @@ def test_counters_are_written_in_full(make_host: MakeHost, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-1", "1.5", "0x10", "1e3", "12 34", "N/A", "٣", "18446744073709551616", "9" * 500]
+    "text",
+    ["", "-1", "1.5", "0x10", "1e3", "12 34", "1_0", "N/A", "٣", "18446744073709551616", "9" * 500],
 )
 def test_what_is_no_counter_is_skipped_with_a_log_line_and_counted(
     make_host: MakeHost, text: str
@@ -83,6 +84,16 @@ def test_what_is_no_counter_is_skipped_with_a_log_line_and_counted(
     assert len(run.log.splitlines()) == 1
     assert "/device/sriov/0/stats: rx_bytes is " in run.log
     assert (success(run), skipped(run)) == ("1", "1")
+
+
+def test_a_file_too_large_to_be_read_whole_is_skipped(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=1, sysfs="file"))
+    padding = "x" * (65536 - len("rx_bytes : 123456"))
+    stats(host, 0).write_text(f"{padding}\nrx_bytes : 123456789012345\n")
+    run = host.collect("--collector.netlink=false")
+    assert run.vf_samples() == []
+    assert "/device/sriov/0/stats: File too large" in run.log
+    assert skipped(run) == "1"
 
 
 @pytest.mark.parametrize("name", ["rx-bytes", "rx bytes", "rx_bytes{a=1}", "größe"])
@@ -197,6 +208,34 @@ def test_a_reply_that_cannot_be_decoded_is_told(make_host: MakeHost) -> None:
     run = host.collect()
     assert "netlink reader, PF ens1f0: the reply says it has" in run.log
     assert success(run) == "0"
+
+
+def test_a_reply_about_another_netdev_is_refused(make_host: MakeHost) -> None:
+    host = make_host(
+        SimulatedPf(vfs=1, sysfs="none"),
+        SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1, sysfs="none", first_count=500),
+    )
+    describe = host.server.describe
+    host.server.describe = lambda netdev, number: describe("b", number)
+    run = host.collect()
+    assert rx_bytes(run) == {}
+    assert rx_bytes(run, "b") == {0: 503}
+    assert "the reply is about 'b', not about ens1f0" in run.log
+
+
+@pytest.mark.parametrize("code", [0, 5, 4096, 2**31])
+def test_a_refusal_of_any_code_costs_its_pf_only(make_host: MakeHost, code: int) -> None:
+    host = make_host(
+        SimulatedPf(vfs=1, sysfs="none"),
+        SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1, sysfs="none"),
+    )
+    answer = host.server.answer
+    host.server.answer = lambda request: (  # type: ignore[method-assign]
+        encode_error(code, request) if b"ens1f0" in request else answer(request)
+    )
+    run = host.collect()
+    assert "netlink reader, PF ens1f0: the kernel refused to describe ens1f0: " in run.log
+    assert rx_bytes(run, "b") == {0: 3}
 
 
 def test_a_late_reply_to_an_earlier_request_is_passed_over(make_host: MakeHost) -> None:

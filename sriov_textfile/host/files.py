@@ -18,6 +18,8 @@ ABSENT = frozenset(
     }
 )
 
+_U64_DIGITS = 20
+
 # Where a regular file is expected, a FIFO must not stop the program.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -36,23 +38,29 @@ def read(path: str) -> str | None:
 
 
 def read_int(path: str) -> int | None:
-    """Return the decimal integer in a file, or None where there is none."""
-    text = read(path)
-    try:
-        return int(text) if text else None
-    except ValueError:
-        return None
+    """Return the number in a file, or None where there is none; raises OSError as read()."""
+    return to_u64(read(path) or "")
+
+
+def to_u64(text: str) -> int | None:
+    """Return the unsigned 64-bit integer that a text is in decimal digits, or None."""
+    if text.isascii() and text.isdecimal() and len(text) <= _U64_DIGITS and int(text) < 2**64:
+        return int(text)
+    return None
 
 
 def read_at(path: str, dir_fd: int | None = None, flags: int = 0, most: int = 65536) -> str:
-    """Return a file's text, `most` bytes of it at most, without the last newline.
+    """Return a file's text without the last newline.
 
     The path is relative to the directory `dir_fd`, if that is given; `flags` are added to
-    those of open(2). Raises OSError.
+    those of open(2). Raises OSError, also for a file of `most` bytes or more, for half of it
+    might pass for the whole.
     """
     fd = os.open(path, _FLAGS | flags, dir_fd=dir_fd)
     try:
         data = os.read(fd, most)
     finally:
         os.close(fd)
+    if len(data) == most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     return data.removesuffix(b"\n").decode("utf-8", "replace")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from sriov_textfile.host.files import ABSENT, read, read_int
+from sriov_textfile.host.files import ABSENT, read, read_int, to_u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def discover(sysbuspci: str, skip: Callable[[str], None]) -> list[Pf]:
         if address in vf_addresses:
             continue
         try:
-            ports = _ports(sysbuspci, address)
+            ports = _ports(sysbuspci, address, skip)
         except OSError as error:
             skip(f"cannot read PCI device {address}: {error}")
             continue
@@ -66,8 +66,20 @@ def discover(sysbuspci: str, skip: Callable[[str], None]) -> list[Pf]:
     return pfs
 
 
-def _ports(sysbuspci: str, address: str) -> list[Pf]:
-    """Return the PF at this address, once for each of its ports; none for another device."""
+def _ports(sysbuspci: str, address: str, skip: Callable[[str], None]) -> list[Pf]:
+    """Return the PF at this address, once for each of its ports; none for another device.
+
+    A file that is no part of finding the PF, its VFs and its netdev is told to `skip` if it
+    cannot be read.
+    """
+
+    def detail(name: str) -> str:
+        try:
+            return read(f"{device}/{name}") or ""
+        except OSError as error:
+            skip(f"cannot read a detail of PF {address}: {error}")
+            return ""
+
     device = f"{sysbuspci}/{address}"
     total_vfs = read_int(f"{device}/sriov_totalvfs")
     if total_vfs is None or not (read(f"{device}/class") or "").startswith(_NETWORK_CLASSES):
@@ -78,10 +90,10 @@ def _ports(sysbuspci: str, address: str) -> list[Pf]:
         pf = Pf(address)
         pf.netdev = netdev
         pf.driver = _link_name(f"{device}/driver") or ""
-        pf.numa_node = _numa_node(device)
+        pf.numa_node = _number_or_empty(detail("numa_node"))
         pf.total_vfs = total_vfs
-        pf.num_vfs = read_int(f"{device}/sriov_numvfs")
-        pf.switchdev = bool(netdev and read(f"{device}/net/{netdev}/phys_switch_id"))
+        pf.num_vfs = to_u64(detail("sriov_numvfs"))
+        pf.switchdev = bool(netdev and detail(f"net/{netdev}/phys_switch_id"))
         pf.vfs = vfs
         ports.append(pf)
     return ports
@@ -106,25 +118,23 @@ def _netdevs(net: str) -> list[str]:
     own = uplinks or [name for name, port in port_names.items() if not _is_representor(port)]
     if len(own) < 2:
         return own
-    first: dict[tuple[int, str], tuple[int, str]] = {}
-    for name in own:
-        port = (read_int(f"{net}/{name}/dev_port") or 0, port_names[name])
-        candidate = (read_int(f"{net}/{name}/ifindex") or 0, name)
-        first[port] = min(candidate, first.get(port, candidate))
-    return [first[port][1] for port in sorted(first)]
+    oldest: dict[tuple[int, str], str] = {}  # by port: number and name
+    for name in sorted(own, key=lambda name: read_int(f"{net}/{name}/ifindex") or 0):
+        oldest.setdefault((read_int(f"{net}/{name}/dev_port") or 0, port_names[name]), name)
+    return [oldest[port] for port in sorted(oldest)]
 
 
 def _is_representor(port_name: str) -> bool:
-    return port_name.lstrip("c0123456789").startswith("pf")
+    controller, _, _ = port_name.partition("pf")
+    return port_name.startswith("pf") or _is_numbered(controller, "c")
 
 
 def _is_numbered(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and name[len(prefix) :].isdecimal()
 
 
-def _numa_node(device: str) -> str:
-    node = read_int(f"{device}/numa_node")
-    return "" if node is None or node < 0 else str(node)
+def _number_or_empty(text: str) -> str:
+    return text if to_u64(text) is not None else ""
 
 
 def _link_name(path: str) -> str | None:

@@ -204,7 +204,10 @@ class Rtnetlink:
         except OSError as error:
             raise NetlinkError(f"cannot ask about {netdev}: {error.strerror}") from None
         _raise_refusal(reply, netdev)
-        return decode_link(reply)
+        link = decode_link(reply)
+        if link.name != netdev:
+            raise NetlinkDecodeError(f"the reply is about {link.name!r}, not about {netdev}")
+        return link
 
     def _receive(self) -> bytes:
         """Return the reply to the last request, past any to an earlier one."""
@@ -245,7 +248,8 @@ def _raise_refusal(reply: bytes, netdev: str) -> None:
             f"the kernel knows no netdev {netdev} in this network namespace;"
             " run in the host's (in a pod: hostNetwork: true)"
         )
-    raise NetlinkError(f"the kernel refused to describe {netdev}: {os.strerror(code)}")
+    reason = os.strerror(code) if 0 < code < 4096 else f"error {code}"  # MAX_ERRNO is 4095
+    raise NetlinkError(f"the kernel refused to describe {netdev}: {reason}")
 
 
 def decode_link(reply: bytes) -> Link:
@@ -299,7 +303,10 @@ def _vfs(
         entry = reply[offset : offset + length]
         if layout is None or not layout.fits(entry):
             layout = _Layout(entry, address_length)
-        vfs[_u32(entry, layout.number)] = Vf(layout, entry)
+        number = _u32(entry, layout.number)
+        if number in vfs:
+            raise NetlinkDecodeError(f"VF {number} is described twice")
+        vfs[number] = Vf(layout, entry)
         offset += (length + 3) & ~3
     if (offset - stop) & 0xFFFF:
         raise NetlinkDecodeError(f"the VF list ends at byte {offset}, its length says {stop}")

@@ -10,14 +10,13 @@ from __future__ import annotations
 import errno
 import os
 
-from sriov_textfile.host.files import ABSENT, read_at
+from sriov_textfile.host.files import ABSENT, read_at, to_u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
-_MAX_U64 = 2**64 - 1
 
 
 def counters(
@@ -84,10 +83,8 @@ def _checked(
     for name, text in texts:
         if not (name.isascii() and name.replace("_", "a").isalnum()):
             skip(f"{path}: {name!r} cannot be part of a metric's name")
-        elif not (text.isascii() and text.isdecimal() and len(text) <= 20):
-            skip(f"{path}: {name} is {text[:40]!r} and not a counter")
-        elif int(text) > _MAX_U64:
-            skip(f"{path}: {name} is {text}, which is more than 64 bits hold")
+        elif (value := to_u64(text)) is None:
+            skip(f"{path}: {name} is {text[:40]!r} and no counter of 64 bits")
         else:
-            values[name] = int(text)
+            values[name] = value
     return values
