@@ -2,6 +2,17 @@
 
 import sys
 
-from sriov_textfile.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the program and return its exit code; 130 if the user interrupts it."""
+    try:
+        # Imported here, so that an interrupt meanwhile shows no traceback either.
+        from sriov_textfile import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

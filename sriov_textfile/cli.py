@@ -11,7 +11,7 @@ from sriov_textfile import __version__, flags
 from sriov_textfile.collectors import COLLECTORS
 from sriov_textfile.config import Config
 from sriov_textfile.gather import Gatherer
-from sriov_textfile.log import Log
+from sriov_textfile.log import Log, say
 from sriov_textfile.outputs import once
 
 TYPE_CHECKING = False
@@ -45,10 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return run([*paths, *arguments[1:]], table, rtnetlink)
         return run(arguments)
     except flags.FlagError as error:
-        print(f"sriov-textfile: {error}", file=sys.stderr)
+        say(f"sriov-textfile: {error}")
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def run(
@@ -61,11 +59,9 @@ def run(
     """
     words, values = flags.parse(arguments, table)
     if values["help"]:
-        print(_USAGE + flags.usage(table), end="")
-        return 0
+        return _show(_USAGE + flags.usage(table))
     if values["version"]:
-        print(f"sriov-textfile {__version__} (Python {sys.version.partition(' ')[0]})")
-        return 0
+        return _show(f"sriov-textfile {__version__} (Python {sys.version.partition(' ')[0]})\n")
     if words not in ([], ["collect"]):
         raise flags.FlagError(
             f"unknown command {' '.join(words)}; use collect or demo,"
@@ -80,6 +76,15 @@ def run(
         once.collect(Gatherer(config, log), config.textfile_path)
     except once.DeliveryError as error:
         log.error(str(error))
+        return 1
+    return 0
+
+
+def _show(text: str) -> int:
+    try:
+        once.print_all(text.encode())
+    except once.DeliveryError as error:
+        say(f"sriov-textfile: {error}")
         return 1
     return 0
 

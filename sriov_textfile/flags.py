@@ -77,11 +77,14 @@ def regexp(text: str) -> re.Pattern[str] | None:
     if not text:
         return None
     import re  # Costs 6 ms, and most runs have no use for it.
+    import warnings
 
     try:
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"use a regular expression ({error})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # [[:alpha:]] is for Python a set, and a warning
+            return re.compile(text)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
+        raise ValueError(f"use a regular expression as Python has them ({error})") from None
 
 
 def readers(text: str) -> tuple[str, ...]:
@@ -183,8 +186,10 @@ def parse(
         flag = known.get(name.lower())
         if flag is None:
             flag = _negated(name, known)
-            if equals or flag is None:
+            if flag is None:
                 raise FlagError(_unknown(argument.partition("=")[0], name, known))
+            if equals:
+                raise FlagError(f"--no-{flag.name} takes no value; use --{flag.name}=false")
             text = "false"
         elif not equals and flag.parse is boolean:
             text = "true"
@@ -195,7 +200,7 @@ def parse(
         try:
             values[flag.name] = flag.parse(text)
         except ValueError as error:
-            raise FlagError(f"--{flag.name}={text}: {error}") from None
+            raise FlagError(f"--{flag.name}={text[:200]}: {error}") from None
     return words, values
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sriov_textfile.log import Log
 
 
-class GatherTimeoutError(Exception):
-    """Raised when a collection did not end within the flag `timeout`."""
+class GatherError(Exception):
+    """Raised when a collection did not end within the flag `timeout`, or could not start."""
 
 
 class Gatherer:
@@ -38,14 +38,17 @@ class Gatherer:
         """Return the families of all collectors and of the run itself.
 
         A collector that fails is logged and told by `sriov_scrape_collector_success`. Raises
-        GatherTimeoutError, after the flag `timeout` or, while an earlier collection still hangs, at
+        GatherError, after the flag `timeout` or, while an earlier collection still hangs, at
         once: what hangs costs one thread, not one for each try.
         """
         if self._collection and not self._collection.done:
-            raise GatherTimeoutError(f"the collector {self._collection.running} still hangs")
-        self._collection = collection = _Collection(self._config, self._log)
+            raise GatherError(f"the collector {self._collection.running} still hangs")
+        try:
+            self._collection = collection = _Collection(self._config, self._log)
+        except RuntimeError as error:
+            raise GatherError(f"{error}; allow more tasks (TasksMax, ulimit -u)") from None
         if not collection.wait(self._config.timeout):
-            raise GatherTimeoutError(
+            raise GatherError(
                 f"the collector {collection.running} did not end within the"
                 f" {self._config.timeout:g} s that --timeout allows"
             )

@@ -6,11 +6,15 @@ cost, so it is not used here.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("logfmt", "json")
+
+_STDERR = 2
+_PATIENCE = 0.1  # seconds
 
 
 class Log:
@@ -40,11 +44,27 @@ class Log:
         if LEVELS.index(level) < self._threshold:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = self._format({"time": now, "level": level, "msg": message, **fields})
-        try:
-            print(line, file=sys.stderr, flush=True)
-        except (OSError, ValueError):
-            pass  # There is nowhere left to complain; the metrics matter more.
+        say(self._format({"time": now, "level": level, "msg": message, **fields}))
+
+
+def say(line: str) -> None:
+    """Write one line to standard error, if it is there and takes it: the metrics matter more.
+
+    A pipe that nobody reads must not hold up a collection, nor its deadline, so the line is
+    dropped where the pipe is full.
+    """
+    if sys.stderr is None:  # It was closed when Python started, and 2 may be any file by now.
+        return
+    import select  # Most runs say nothing.
+
+    # POSIX: a pipe that is ready takes PIPE_BUF bytes, of which Linux has 4096, at once.
+    text = "".join([c if c.isprintable() else repr(c)[1:-1] for c in line])
+    data = text.encode("utf-8", "replace")[:4095] + b"\n"
+    try:
+        if select.select([], [_STDERR], [], _PATIENCE)[1]:
+            os.write(_STDERR, data)
+    except (OSError, ValueError):
+        pass
 
 
 def _logfmt(event: dict[str, object]) -> str:

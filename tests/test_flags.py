@@ -177,10 +177,12 @@ def test_a_wrong_flag_is_named_with_its_mend(argument: str, message: str) -> Non
     assert refusal(argument) == message
 
 
-@pytest.mark.parametrize("text", ["(", "[a", "*", "a{99999999999}"])
+@pytest.mark.parametrize("text", ["(", "[a", "*", "a{99999999999}", "[[:alpha:]]"])
 def test_a_bad_regular_expression(text: str) -> None:
     message = refusal(f"--collector.pf-include={text}")
-    assert message.startswith(f"--collector.pf-include={text}: use a regular expression (")
+    assert message.startswith(
+        f"--collector.pf-include={text}: use a regular expression as Python has them ("
+    )
 
 
 def test_readers_are_asked_in_the_order_given_each_once() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sriov_textfile import flags
+from sriov_textfile import flags, gather
 from sriov_textfile.cli import _config
 from sriov_textfile.collectors import COLLECTORS, pfinfo, vfstats
-from sriov_textfile.gather import Gatherer, GatherTimeoutError
+from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.log import Log
 from sriov_textfile.simulate.host import SimulatedPf
 from tests.conftest import Host, MakeHost
@@ -98,30 +98,42 @@ def test_a_collection_that_hangs_holds_back_the_next_ones_without_piling_up(
 ) -> None:
     host = make_host(SimulatedPf(sysfs="none"))
     host.server.mute = True
-    gather = gatherer(host, "--timeout=100ms").gather
-    with pytest.raises(GatherTimeoutError, match="did not end within"):
-        gather()
+    collect = gatherer(host, "--timeout=100ms").gather
+    with pytest.raises(GatherError, match="did not end within"):
+        collect()
     threads = len(os.listdir("/proc/self/task"))
     start = time.monotonic()
     for _ in range(50):
-        with pytest.raises(GatherTimeoutError, match="the collector vfstats still hangs"):
-            gather()
+        with pytest.raises(GatherError, match="the collector vfstats still hangs"):
+            collect()
     assert time.monotonic() - start < 0.5
     assert len(os.listdir("/proc/self/task")) <= threads
+
+
+def test_no_thread_to_be_had_is_told_with_the_mend(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*unused: object) -> None:
+        raise RuntimeError("can't start new thread")  # as _thread does
+
+    monkeypatch.setattr(gather, "start_new_thread", refuse)
+    run = make_host(SimulatedPf()).collect()
+    assert (run.code, run.out) == (1, "")
+    assert "can't start new thread; allow more tasks (TasksMax, ulimit -u)" in run.log
 
 
 def test_collections_go_on_once_the_kernel_answers_again(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(sysfs="none"))
     host.server.mute = True
-    gather = gatherer(host, "--timeout=100ms").gather
-    with pytest.raises(GatherTimeoutError):
-        gather()
+    collect = gatherer(host, "--timeout=100ms").gather
+    with pytest.raises(GatherError):
+        collect()
     host.server.mute = False
     for _ in range(100):
         try:
-            families = gather()
+            families = collect()
             break
-        except GatherTimeoutError:
+        except GatherError:
             time.sleep(0.1)
     else:
         pytest.fail("the collection that hung never ended")

@@ -43,7 +43,7 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
     entry_points = wheel.read(f"{folder}/entry_points.txt").decode()
-    assert "sriov-textfile = sriov_textfile.cli:main" in entry_points
+    assert "sriov-textfile = sriov_textfile.__main__:main" in entry_points
 
 
 def test_the_changelog_has_this_version() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sriov_textfile import exposition
-from sriov_textfile.gather import Gatherer, GatherTimeoutError
+from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.outputs import textfile
 
 _STDOUT = 1
@@ -21,19 +21,25 @@ def collect(gatherer: Gatherer, path: str) -> None:
     """
     try:
         data = exposition.render(gatherer.gather())
-    except GatherTimeoutError as error:
-        raise DeliveryError(f"{error}; {_unchanged(path)}") from None
+    except GatherError as error:
+        left = f"{path} is as it was before" if path else "nothing was written"
+        raise DeliveryError(f"{error}; {left}") from None
+    if not path:
+        print_all(data)
+        return
     try:
-        if path:
-            textfile.write(path, data)
-        else:
-            textfile.write_all(_STDOUT, data)
+        textfile.write(path, data)
     except OSError as error:
-        target = path or "standard output"
         raise DeliveryError(
-            f"cannot write {target}: {error.strerror}; {_unchanged(path)}"
+            f"cannot write {path}: {error.strerror}; {path} is as it was before"
         ) from None
 
 
-def _unchanged(path: str) -> str:
-    return f"{path} is as it was before" if path else "nothing was written"
+def print_all(data: bytes) -> None:
+    """Write to standard output; raises DeliveryError."""
+    try:
+        textfile.write_all(_STDOUT, data)
+    except OSError as error:
+        raise DeliveryError(
+            f"cannot write standard output: {error.strerror}; what was written is not whole"
+        ) from None
