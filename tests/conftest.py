@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.rtnetlink import RtnetlinkServer
 
 CAPTURES = Path(__file__).parent / "captures"
+# Before a command: root without the capabilities that let it pass over the modes of files.
+WITHOUT_PRIVILEGE = (
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+)
 GOLDEN = Path(__file__).parent / "golden"
 
 

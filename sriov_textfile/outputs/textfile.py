@@ -11,16 +11,18 @@ import fcntl
 import os
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_RANDOM_BYTES = 4
 
 
 def write(path: str, data: bytes) -> None:
     """Put `data` into the file at `path`, readable by all, in place of what was there.
 
+    A symbolic link is replaced, not followed.
     Raises OSError; the old file then stays as it was, and no temporary remains.
     """
     folder, name = os.path.split(path)
     folder = folder or "."
-    prefix = f".{name}."
+    prefix = f".{name[:60]}."  # A file's name has at most 255 bytes.
     _sweep(folder, prefix)
     temporary, fd = _create(folder, prefix)
     try:
@@ -37,16 +39,24 @@ def write(path: str, data: bytes) -> None:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data` to a descriptor, which may take it in parts. Raises OSError."""
+    """Write all of `data` to a descriptor, which may take it in parts, and late.
+
+    Raises OSError.
+    """
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(fd, rest) :]
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            import select  # For a pipe that somebody else made non-blocking.
+
+            select.select([], [fd], [])
 
 
 def _create(folder: str, prefix: str) -> tuple[str, int]:
     """Return path and descriptor of a new temporary, locked for as long as it is open."""
     while True:
-        temporary = f"{folder}/{prefix}{os.getpid()}.{os.urandom(4).hex()}.tmp"
+        temporary = f"{folder}/{prefix}{os.getpid()}.{os.urandom(_RANDOM_BYTES).hex()}.tmp"
         fd = os.open(temporary, _CREATE, 0o600)
         _lock(fd, fcntl.LOCK_EX)
         if os.fstat(fd).st_nlink:
@@ -61,7 +71,7 @@ def _sweep(folder: str, prefix: str) -> None:
     except OSError:
         return  # Creating the new one will say what is wrong with the folder.
     for name in names:
-        if not (name.startswith(prefix) and name.endswith(".tmp")):
+        if not _is_temporary(name, prefix):
             continue
         temporary = f"{folder}/{name}"
         try:
@@ -73,6 +83,12 @@ def _sweep(folder: str, prefix: str) -> None:
                 _remove(temporary)
         finally:
             os.close(fd)
+
+
+def _is_temporary(name: str, prefix: str) -> bool:
+    process, _, number = name.removeprefix(prefix).removesuffix(".tmp").partition(".")
+    ours = name.startswith(prefix) and name.endswith(".tmp")
+    return ours and process.isdecimal() and len(number) == _RANDOM_BYTES * 2
 
 
 def _lock(fd: int, operation: int) -> bool:

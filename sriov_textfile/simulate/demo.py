@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import tempfile
 import threading
 import uuid
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sriov_textfile import flags
+from sriov_textfile import flags, log
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
 
@@ -21,7 +20,7 @@ _OWN_CPUS = (("2-3", "10-11"), ("4-5,12-13", "6-7"))
 
 def _number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+        if not (text.isdecimal() and len(text) < 9 and least <= int(text) <= most):
             raise ValueError(f"use a whole number from {least} to {most}")
         return int(text)
 
@@ -99,7 +98,7 @@ def host(arguments: Sequence[str]) -> Iterator[tuple[list[str], str]]:
         simulated = SimulatedHost(Path(folder), [pf(number, vfs) for number in range(pfs)])
         node = SimulatedNode(Path(folder), pods(simulated.pfs))
         told = f"simulated host: {pfs} PFs with {vfs} VFs each, {len(node.pods)} pods"
-        print(told, file=sys.stderr)
+        log.say(told)
         over = threading.Event()
         clock = threading.Thread(target=_keep_counting, args=(simulated, over))
         with simulated.running(), node.running():

@@ -103,6 +103,7 @@ class SimulatedHost:
         self.pfs = list(pfs)
         self._clock = clock
         self._start = clock()
+        self._representors = itertools.count()
         self._ifindexes = itertools.count(2)  # 1 is lo
         self._devices = root / "sys/devices"
         self.bus = root / "sys/bus/pci/devices"
@@ -112,7 +113,7 @@ class SimulatedHost:
         self.rtnetlink = str(root / "rtnetlink")
         for address, pci_class in (("0000:00:00.0", "0x060000"), ("0000:00:1f.6", ETHERNET)):
             self._add_device(address, pci_class, numa_node=-1)
-        nvme = self._add_device("0000:f0:00.0", "0x010802", numa_node=0)
+        nvme = self._add_device("0000:00:1d.0", "0x010802", numa_node=0)
         _write(nvme / "sriov_totalvfs", 32)
         for pf in self.pfs:
             self._add_pf(pf)
@@ -178,7 +179,8 @@ class SimulatedHost:
         _write(device / "sriov_numvfs", pf.vfs)
         if pf.switchdev:
             for vf in range(pf.vfs):
-                self._add_netdev(device, f"eth{vf}", phys_port_name=f"pf0vf{vf}", switch="5e0001")
+                name = f"eth{next(self._representors)}"
+                self._add_netdev(device, name, phys_port_name=f"pf0vf{vf}", switch="5e0001")
             self._add_netdev(device, pf.netdev, phys_port_name="p0", switch="5e0001")
         elif pf.netdev:
             self._add_netdev(device, pf.netdev)
