@@ -1,0 +1,162 @@
+"""--interval: a collection again and again, until the program is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sriov_textfile.simulate.host import SimulatedPf
+from tests.conftest import Host, MakeHost
+
+# The program in a process of its own, on a host whose rtnetlink answers in this one.
+PROGRAM = (
+    "import sys; from sriov_textfile import cli;"
+    " sys.exit(cli.run(sys.argv[2:], rtnetlink=sys.argv[1]))"
+)
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def host(make_host: MakeHost) -> Host:
+    return make_host(SimulatedPf(vfs=2, sysfs="none"))
+
+
+@pytest.fixture
+def start(host: Host) -> Iterator[Start]:
+    """Start the program with some flags, and end it with the test."""
+    started = []
+
+    def start(*flags: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, host.rtnetlink, *host.flags, *flags]
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.kill()
+        program.communicate()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in 20 s"
+        time.sleep(0.01)
+
+
+def rx_bytes_of_vf_1(path: Path) -> int:
+    (line,) = [
+        line for line in path.read_text().splitlines() if "rx_bytes{" in line and 'vf="1"' in line
+    ]
+    return int(line.split()[-1])
+
+
+def test_the_first_collection_is_at_once(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    start("--interval=1h", f"--textfile.path={path}")
+    wait_until(path.exists)
+
+
+def test_later_collections_see_what_was_counted_and_created_since(
+    start: Start, host: Host, tmp_path: Path
+) -> None:
+    path = tmp_path / "sriov.prom"
+    start("--interval=20ms", f"--textfile.path={path}")
+    wait_until(path.exists)
+    host.now = 100
+    wait_until(lambda: rx_bytes_of_vf_1(path) == 1003 + 2 * 100 * 900_000)
+    host.set_vfs(host.pfs[0], 5)
+    wait_until(lambda: path.read_text().count("sriov_vf_rx_bytes{") == 5)
+
+
+def test_without_a_path_each_collection_is_printed(start: Start) -> None:
+    program = start("--interval=10ms")
+    assert program.stdout
+    pages = 0
+    for line in program.stdout:
+        pages += line.startswith("sriov_textfile_build_info")
+        if pages == 3:
+            break
+    program.terminate()
+    program.stdout.close()
+    assert program.wait(10) == 0
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_at_once_between_collections(
+    start: Start, tmp_path: Path, stop: signal.Signals
+) -> None:
+    path = tmp_path / "sriov.prom"
+    program = start("--interval=1h", f"--textfile.path={path}")
+    wait_until(path.exists)
+    time.sleep(0.1)
+    program.send_signal(stop)
+    assert program.wait(5) == 0
+    assert program.stderr
+    assert program.stderr.read() == ""
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_at_once_in_the_middle_of_a_collection(
+    start: Start, host: Host, tmp_path: Path, stop: signal.Signals
+) -> None:
+    host.server.mute = True
+    program = start("--interval=1h", "--timeout=1h", f"--textfile.path={tmp_path}/sriov.prom")
+    wait_until(lambda: bool(host.server.requests))
+    program.send_signal(stop)
+    assert program.wait(5) == 0
+    assert program.stderr
+    assert program.stderr.read() == ""
+
+
+def test_signals_at_any_moment_leave_no_temporary_and_no_traceback(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "textfile/sriov.prom"
+    path.parent.mkdir()
+    for delay in range(20):
+        program = start("--interval=1ms", f"--textfile.path={path}")
+        wait_until(path.exists)
+        time.sleep(delay / 200)
+        program.terminate()
+        assert program.wait(5) == 0
+        assert program.stderr
+        assert program.stderr.read() == ""
+        assert os.listdir(path.parent) == ["sriov.prom"]
+        path.unlink()
+
+
+def test_a_collection_that_cannot_be_delivered_is_logged_and_the_next_one_runs(
+    start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "later"
+    program = start("--interval=20ms", f"--textfile.path={folder}/sriov.prom")
+    assert program.stderr
+    for _ in range(2):
+        line = program.stderr.readline()
+        assert f"cannot write {folder}/sriov.prom: No such file or directory" in line
+    folder.mkdir()
+    wait_until((folder / "sriov.prom").exists)
+
+
+def test_a_kernel_that_hangs_costs_its_collections_and_the_next_ones_run(
+    start: Start, host: Host, tmp_path: Path
+) -> None:
+    path = tmp_path / "sriov.prom"
+    host.server.mute = True
+    program = start("--interval=20ms", "--timeout=100ms", f"--textfile.path={path}")
+    assert program.stderr
+    assert "the collector vfstats did not end within the 0.1 s" in program.stderr.readline()
+    assert not path.exists()
+    host.server.mute = False
+    wait_until(path.exists)
