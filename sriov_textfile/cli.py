@@ -25,12 +25,12 @@ Metrics of SR-IOV virtual functions, and of the pods and CPUs that use them, for
 
 commands:
   collect   gather once and write --textfile.path=FILE.prom, or standard output (the default)
+            --interval=15s collects again and again until SIGTERM
+  serve     answer GET /metrics on --web.listen-address
   demo      run any command on a simulated host; see sriov-textfile demo --help
 
 flags:
 """
-
-_PLANNED = ("interval",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,19 +62,38 @@ def run(
         return _show(_USAGE + flags.usage(table))
     if values["version"]:
         return _show(f"sriov-textfile {__version__} (Python {sys.version.partition(' ')[0]})\n")
-    if words not in ([], ["collect"]):
+    command = " ".join(words) or "collect"
+    if command not in ("collect", "serve"):
         raise flags.FlagError(
-            f"unknown command {' '.join(words)}; use collect or demo,"
+            f"unknown command {command}; use collect, serve or demo,"
             " and give a boolean flag its value as --flag=false"
         )
-    for name in _PLANNED:
-        if values[name]:
-            raise flags.FlagError(f"--{name} is not in this version yet; leave it out")
     config = _config(values, rtnetlink)
     log = Log(config.log_level, config.log_format)
+    gatherer = Gatherer(config, log)
+    if command == "serve":
+        return _serve(gatherer, config, log)
+    if config.interval:
+        from sriov_textfile.outputs import loop
+
+        loop.run(gatherer, config.textfile_path, config.interval, log)
     try:
-        once.collect(Gatherer(config, log), config.textfile_path)
+        once.collect(gatherer, config.textfile_path)
     except once.DeliveryError as error:
+        log.error(str(error))
+        return 1
+    return 0
+
+
+def _serve(gatherer: Gatherer, config: Config, log: Log) -> int:
+    for name, given in (("interval", config.interval), ("textfile.path", config.textfile_path)):
+        if given:
+            raise flags.FlagError(f"--{name} goes with collect; serve collects when it is asked")
+    from sriov_textfile.outputs import http
+
+    try:
+        http.serve(gatherer, config, log)
+    except http.ListenError as error:
         log.error(str(error))
         return 1
     return 0

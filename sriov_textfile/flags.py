@@ -153,7 +153,7 @@ FLAGS = (
     Flag("path.sysbuspci", str, "/sys/bus/pci/devices", "PCI devices"),
     Flag("path.sysclassnet", str, "/sys/class/net/", "network devices"),
     Flag("textfile.path", prom_path, "", "file to write, FILE.prom; standard output without one"),
-    Flag("interval", interval, "", "collect again and again, this long from start to start"),
+    Flag("interval", interval, "", "collect again and again, this long after each collection"),
     Flag("timeout", duration, "10s", "how long one whole collection may take"),
     Flag("web.listen-address", listen_address, ":9808", "address that serve listens on"),
     Flag("web.rate-burst", count, "10", "requests that serve answers at once"),

@@ -1,0 +1,244 @@
+"""Metrics over HTTP: GET /metrics and nothing else, at a limited rate.
+
+waitress serves; this module says what is answered, and to whom for how long.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from waitress import create_server
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.task import ErrorTask
+
+from sriov_textfile import exposition
+from sriov_textfile.config import Config
+from sriov_textfile.gather import Gatherer, GatherError
+from sriov_textfile.log import Log
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# A scrape needs one connection and a few hundred bytes. The rest is for clients that do ill.
+_CONNECTIONS = 900  # below the 1024 open files that a process may have by default
+_HEADER_BYTES = 16384
+_REQUEST_SECONDS = 10  # for a request to arrive whole
+_IDLE_SECONDS = 120  # for a connection that is kept open between two scrapes
+
+Answer = tuple[str, list[tuple[str, str]], bytes]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+
+
+class ListenError(Exception):
+    """Raised when the address cannot be listened on; says which, why and what to do."""
+
+
+def serve(gatherer: Gatherer, config: Config, log: Log) -> None:
+    """Answer requests until SIGTERM or SIGINT. Raises ListenError."""
+    host, port = config.listen_address
+    listener = _listen(host, port)
+    _log_errors_of_waitress(log)
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    app = Application(gatherer, TokenBucket(config.rate_limit, config.rate_burst), log)
+    server = create_server(
+        app,
+        sockets=[listener],
+        connection_limit=_CONNECTIONS,
+        asyncore_use_poll=True,
+        max_request_header_size=_HEADER_BYTES,
+        channel_timeout=_IDLE_SECONDS,
+        cleanup_interval=5,
+        log_socket_errors=False,
+        ident=None,
+    )
+    server.channel_class = _Channel
+    signal.signal(signal.SIGTERM, _exit)
+    log.info("listening", address=f"{host}:{listener.getsockname()[1]}")
+    server.run()  # returns on SystemExit and KeyboardInterrupt
+
+
+class Application:
+    """The WSGI application: checks a request as the Go exporter does, and in that order."""
+
+    def __init__(self, gatherer: Gatherer, bucket: TokenBucket, log: Log) -> None:
+        self._gatherer = gatherer
+        self._bucket = bucket
+        self._log = log
+        self._lock = threading.Lock()
+        self._collection: Future[bytes] | None = None
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._requests = Counter(
+            "promhttp_metric_handler_requests",  # as Go's handler names it; _total is added
+            "Requests, by the status of the answer.",
+            ["code"],
+            registry=self._registry,
+        )
+
+    def __call__(self, environ: dict[str, str], start_response: StartResponse) -> list[bytes]:
+        """Answer one request."""
+        status, headers, body = self._answer(environ)
+        self._requests.labels(status[:3]).inc()
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [body]
+
+    def _answer(self, environ: dict[str, str]) -> Answer:
+        if not self._bucket.take():
+            return _refusal("429 Too Many Requests")
+        if environ["REQUEST_METHOD"] != "GET":
+            return _refusal("405 Method Not Allowed", ("Allow", "GET"))
+        if environ["PATH_INFO"] != "/metrics":
+            return _refusal("404 Not Found")
+        try:
+            page = self._collect() + generate_latest(self._registry)
+        except GatherError as error:
+            self._log.error(str(error))
+            return _refusal("503 Service Unavailable")
+        headers = [("Content-Type", CONTENT_TYPE), ("Vary", "Accept-Encoding")]
+        if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
+            return "200 OK", [*headers, ("Content-Encoding", "gzip")], gzip.compress(page, 1)
+        return "200 OK", headers, page
+
+    def _collect(self) -> bytes:
+        """Return the page of a collection: of one that runs already, or else of a new one."""
+        with self._lock:
+            collection = self._collection
+            new = collection is None
+            if collection is None:
+                collection = self._collection = Future()
+        if new:
+            try:
+                collection.set_result(exposition.render(self._gatherer.gather()))
+            except BaseException as error:
+                collection.set_exception(error)
+            finally:
+                self._collection = None
+        return collection.result()
+
+
+class TokenBucket:
+    """Lets `rate` requests a second pass, and `burst` at once after a pause."""
+
+    def __init__(
+        self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._tokens = float(burst)
+        self._filled = clock()
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Return whether a request may pass now."""
+        with self._lock:
+            now = self._clock()
+            self._tokens += (now - self._filled) * self._rate
+            self._tokens = min(self._tokens, self._burst)
+            self._filled = now
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+
+class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    """Refuses a request with a body by its headers, before any of the body is read."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        if self.body_rcv is not None:
+            raise ParsingError("a scrape has no body")
+
+
+class _ErrorTask(ErrorTask):  # type: ignore[misc]
+    """Says in one line what was wrong with a request."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        status, headers, body = _refusal(f"{error.code} {error.reason}")
+        self.status = status
+        self.response_headers.extend(headers)
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    """Gives up a connection on which a request does not arrive whole in time.
+
+    waitress itself gives up only those on which nothing arrives, and a client that sends a
+    byte a second can go on for hours.
+    """
+
+    parser_class = _Parser
+    error_task_class = _ErrorTask
+
+    def received(self, data: bytes) -> object:
+        now = time.monotonic()
+        if self.request is None:
+            self._began = now
+        elif now - self._began > _REQUEST_SECONDS:
+            self.will_close = True
+        return super().received(data)
+
+
+class _ToLog(logging.Handler):
+    """Passes on to our log what a library says through the standard library's."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record."""
+        self._log.error(record.getMessage(), logger=record.name)
+
+
+def _log_errors_of_waitress(log: Log) -> None:
+    logger = logging.getLogger("waitress")
+    logger.setLevel(logging.ERROR)  # Its warnings tell of queues, which the rate limit is for.
+    logger.addHandler(_ToLog(log))
+    logger.propagate = False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; no host stands for all addresses, of IPv4 and IPv6."""
+    both = not host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
+    except OSError as error:
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise ListenError(
+            f"cannot listen on {where}: {reason}; choose another --web.listen-address"
+        ) from None
+
+
+def _refusal(status: str, *headers: tuple[str, str]) -> Answer:
+    plain = ("Content-Type", "text/plain; charset=utf-8")
+    return status, [plain, *headers], f"{status[4:]}\n".encode()
+
+
+def _exit(*unused: object) -> None:
+    raise SystemExit(0)

@@ -1,0 +1,304 @@
+"""serve: GET /metrics and nothing else, at a limited rate, whatever clients do."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sriov_textfile import flags
+from sriov_textfile.cli import _config
+from sriov_textfile.gather import Gatherer
+from sriov_textfile.log import Log
+from sriov_textfile.outputs.http import Application, TokenBucket
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from tests.conftest import Host, MakeHost
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Server:
+    """The program, serving a host whose counters are all in sysfs."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "sriov_textfile", "serve", *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr
+        self.log = self.process.stderr.readline()
+        match = re.search(r"msg=listening address=(.*):(\d+)$", self.log)
+        assert match, self.log
+        self.port = int(match[2])
+
+    def request(
+        self, method: str, path: str, body: str | None = None, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.msg, response.read()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    @property
+    def resident_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=10)
+        return self.process.returncode
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
+    servers = []
+
+    def serve(*arguments: str, address: str = "127.0.0.1:0") -> Server:
+        paths = [*host.flags, f"--web.listen-address={address}"]
+        servers.append(Server(*paths, *arguments))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.process.kill()
+        server.process.communicate()
+
+
+# --- answers --------------------------------------------------------------------------------
+
+
+def test_metrics(serve: Callable[..., Server]) -> None:
+    status, headers, body = serve().request("GET", "/metrics")
+    text = body.decode()
+    assert (status, headers["Content-Type"]) == (200, CONTENT_TYPE)
+    assert 'pf="ens1f0",vf="1"} 1003\n' in text
+    assert text.startswith("# HELP sriov_vf_rx_bytes ")
+    families = {family.name for family in text_string_to_metric_families(text)}
+    assert {"process_resident_memory_bytes", "python_info"} <= families
+
+
+def test_a_query_string_changes_nothing(serve: Callable[..., Server]) -> None:
+    assert serve().request("GET", "/metrics?collect[]=x")[0] == 200
+
+
+def test_gzip_when_asked(serve: Callable[..., Server]) -> None:
+    server = serve()
+    _, headers, body = server.request("GET", "/metrics", **{"Accept-Encoding": "br, gzip"})
+    assert headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body).startswith(b"# HELP sriov_vf_rx_bytes ")
+    _, headers, body = server.request("GET", "/metrics")
+    assert headers["Content-Encoding"] is None
+    assert headers["Vary"] == "Accept-Encoding"
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metric", "/METRICS", "/favicon.ico", "//"])
+def test_other_paths_are_404(serve: Callable[..., Server], path: str) -> None:
+    status, _, body = serve().request("GET", path)
+    assert (status, body) == (404, b"Not Found\n")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "X"])
+def test_other_methods_are_405(serve: Callable[..., Server], method: str) -> None:
+    status, headers, body = serve().request(method, "/metrics")
+    assert (status, body, headers["Allow"]) == (405, b"Method Not Allowed\n", "GET")
+
+
+def test_head_is_405_without_a_body(serve: Callable[..., Server]) -> None:
+    status, _, body = serve().request("HEAD", "/metrics")
+    assert (status, body) == (405, b"")
+
+
+@pytest.mark.parametrize("size", [1, 100, 5_000_000])
+def test_a_body_is_400(serve: Callable[..., Server], size: int) -> None:
+    with serve().connect() as client:
+        client.sendall(
+            f"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
+        assert client.recv(100).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_a_chunked_body_is_400(serve: Callable[..., Server]) -> None:
+    with serve().connect() as client:
+        client.sendall(
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+        )
+        assert client.recv(100).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_more_requests_than_the_burst_are_429(serve: Callable[..., Server]) -> None:
+    server = serve("--web.rate-limit=1", "--web.rate-burst=3")
+    answers = [server.request("GET", "/metrics") for _ in range(6)]
+    assert [status for status, *_ in answers][:3] == [200, 200, 200]
+    assert answers[-1][0] == 429
+    assert answers[-1][2] == b"Too Many Requests\n"
+
+
+def test_requests_are_counted_by_the_status_of_their_answers(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
+    server.request("GET", "/")
+    server.request("GET", "/")
+    server.request("GET", "/metrics")
+    text = server.request("GET", "/metrics")[2].decode()
+    assert 'promhttp_metric_handler_requests_total{code="404"} 2.0\n' in text
+    assert 'promhttp_metric_handler_requests_total{code="200"} 1.0\n' in text
+    assert "_created" not in text
+
+
+def test_the_token_bucket_fills_at_its_rate_up_to_the_burst() -> None:
+    now = 0.0
+    bucket = TokenBucket(rate=2, burst=3, clock=lambda: now)
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+    now = 0.5
+    assert [bucket.take() for _ in range(2)] == [True, False]
+    now = 1000.0
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+
+
+# --- collections ------------------------------------------------------------------------------
+
+
+def application(host: Host, *arguments: str) -> Application:
+    config = _config(flags.parse([*host.flags, *arguments])[1], host.rtnetlink)
+    return Application(Gatherer(config, Log("error")), TokenBucket(1000, 1000), Log("error"))
+
+
+def status(app: Application) -> str:
+    """Ask an application for its metrics and return the answer's status."""
+    found = []
+    app(
+        {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics"},
+        lambda status, headers: found.append(status),
+    )
+    return found[0]
+
+
+def test_requests_that_arrive_during_a_collection_share_its_result(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(sysfs="none"))
+    app = application(host)
+    answer, go_on = host.server.answer, threading.Event()
+
+    def slowly(request: bytes) -> bytes:
+        go_on.wait(10)
+        return answer(request)
+
+    host.server.answer = slowly  # type: ignore[method-assign]
+    answers: list[str] = []
+    clients = [threading.Thread(target=lambda: answers.append(status(app))) for _ in range(20)]
+    for client in clients:
+        client.start()
+    time.sleep(0.3)
+    go_on.set()
+    for client in clients:
+        client.join()
+    assert answers == ["200 OK"] * 20
+    assert host.server.requests == {"ens1f0": 1}
+    assert status(app) == "200 OK"
+    assert host.server.requests == {"ens1f0": 2}
+
+
+def test_a_kernel_that_hangs_is_503_and_the_next_requests_do_not_pile_up(
+    make_host: MakeHost,
+) -> None:
+    host = make_host(SimulatedPf(sysfs="none"))
+    host.server.mute = True
+    app = application(host, "--timeout=200ms")
+    assert status(app) == "503 Service Unavailable"
+    threads = len(os.listdir("/proc/self/task"))
+    assert [status(app) for _ in range(20)] == ["503 Service Unavailable"] * 20
+    assert len(os.listdir("/proc/self/task")) <= threads
+
+
+# --- addresses ----------------------------------------------------------------------------------
+
+
+def test_no_host_is_every_address_of_both_families(serve: Callable[..., Server]) -> None:
+    server = serve(address=":0")
+    assert server.request("GET", "/metrics")[0] == 200
+    if socket.has_dualstack_ipv6():
+        with socket.create_connection(("::1", server.port), timeout=10) as client:
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.0 200 OK\r\n")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this host has no IPv6")
+def test_an_ipv6_address(serve: Callable[..., Server]) -> None:
+    server = serve(address="[::1]:0")
+    with socket.create_connection(("::1", server.port), timeout=10) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.0 200 OK\r\n")
+
+
+def refused(address: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sriov_textfile", "serve", f"--web.listen-address={address}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def test_a_port_in_use_is_one_line_and_exit_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = refused(address)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert (
+        f"cannot listen on {address}: Address already in use;"
+        " choose another --web.listen-address" in done.stderr
+    )
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:9808", "no.such.host.invalid:9808"])
+def test_an_address_that_is_not_this_hosts_is_one_line_and_exit_1(address: str) -> None:
+    done = refused(address)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert f"cannot listen on {address}: " in done.stderr
+
+
+def test_the_arguments_of_the_go_exporters_daemonset(tmp_path: Path) -> None:
+    host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
+    server = Server(
+        f"--path.kubecgroup={tmp_path}/kubecgroup",
+        f"--path.sysbuspci={host.bus}",
+        f"--path.sysclassnet={host.net}",
+        f"--path.cpucheckpoint={tmp_path}/cpu_manager_state",
+        f"--path.kubeletsocket={tmp_path}/kubelet.sock",
+        "--collector.kubepoddevice=true",
+        "--collector.vfstatspriority=sysfs,netlink",
+        "--web.listen-address=127.0.0.1:0",
+    )
+    try:
+        text = server.request("GET", "/metrics")[2].decode()
+    finally:
+        server.stop()
+    assert 'pf="ens1f0",vf="1"} 1003\n' in text
+    assert 'sriov_scrape_collector_success{collector="kubepoddevice"} 0\n' in text
+
+
+# --- its end -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_exit_0(serve: Callable[..., Server], stop: signal.Signals) -> None:
+    server = serve()
+    server.request("GET", "/metrics")
+    server.process.send_signal(stop)
+    _, log = server.process.communicate(timeout=10)
+    assert (server.process.returncode, log) == (0, "")
