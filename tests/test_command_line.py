@@ -68,7 +68,7 @@ def test_exit_0_even_if_a_collector_failed(tmp_path: Path) -> None:
     [
         (["--colector.vfstats"], "unknown flag --colector.vfstats"),
         (["--textfile.path=x.txt"], "--textfile.path=x.txt: node_exporter reads only"),
-        (["collcet"], "unknown command collcet; use collect or demo"),
+        (["collcet"], "unknown command collcet; use collect, serve or demo"),
         (["collect", "collect"], "unknown command collect collect"),
         (["--collector.netlink", "false"], "give a boolean flag its value as --flag=false"),
         (["demo", "--pfs=0"], "--pfs=0: use a whole number from 1 to 64"),
@@ -77,7 +77,8 @@ def test_exit_0_even_if_a_collector_failed(tmp_path: Path) -> None:
         (["demo", f"--pfs={'9' * 5000}"], "use a whole number from 1 to 64"),
         (["--no-collector.netlink=true"], "--no-collector.netlink takes no value"),
         (["--timeout=a\nb"], "--timeout=a\\nb: use a duration"),
-        (["--interval=15s"], "--interval is not in this version yet; leave it out"),
+        (["serve", "--interval=15s"], "--interval goes with collect; serve collects when"),
+        (["serve", "--textfile.path=x.prom"], "--textfile.path goes with collect;"),
     ],
 )
 def test_exit_2_and_one_line_for_a_wrong_command_line(arguments: list[str], message: str) -> None:
