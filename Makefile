@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e lab proto wheel clean
+.PHONY: help demo test lint e2e lab install-systemd proto wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +24,15 @@ e2e: .venv/.dev ## let the real programs around it read what the program writes;
 
 lab: .venv/.dev ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
 	$(BIN)/python -m lab
+
+install-systemd: ## put the systemd units and their files below DESTDIR (empty: this host)
+	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/default
+	install -d $(DESTDIR)/etc/sysusers.d $(DESTDIR)/etc/tmpfiles.d
+	install -m 644 systemd/*.service systemd/*.timer $(DESTDIR)/etc/systemd/system
+	install -m 644 systemd/sysusers.conf $(DESTDIR)/etc/sysusers.d/sriov-textfile.conf
+	install -m 644 systemd/tmpfiles.conf $(DESTDIR)/etc/tmpfiles.d/sriov-textfile.conf
+	test -e $(DESTDIR)/etc/default/sriov-textfile || \
+	  install -m 644 systemd/sriov-textfile.default $(DESTDIR)/etc/default/sriov-textfile
 
 proto: .venv/.dev ## generate the messages of the kubelet's API from their .proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. sriov_textfile/kubelet/podresources.proto

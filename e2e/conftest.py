@@ -84,11 +84,14 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus_reading(folder: Path, debian: Path, work: Path) -> Iterator[Prometheus]:
-    """Let node_exporter read a folder and Prometheus scrape it each second."""
+def prometheus_reading(folder: Path, debian: Path, work: Path, **jobs: str) -> Iterator[Prometheus]:
+    """Let node_exporter read a folder, and Prometheus scrape it and other jobs each second."""
     exporter, port = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    scrape = {"job_name": "node", "static_configs": [{"targets": [exporter]}]}
-    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
+    scrapes = [
+        {"job_name": name, "static_configs": [{"targets": [address]}]}
+        for name, address in {"node": exporter, **jobs}.items()
+    ]
+    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": scrapes}
     (work / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
     node_exporter: list[str | Path] = [
         debian / "usr/bin/prometheus-node-exporter",

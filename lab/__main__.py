@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _fill(share: Path, built: Path) -> None:
-    """Put what the guest needs into the folder that it shares: wheel, module and tests."""
+    """Put what the guest needs into the folder that it shares: wheel, module, units, tests."""
     for old in share.iterdir():
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     say("building the wheel")
@@ -65,6 +65,9 @@ def _fill(share: Path, built: Path) -> None:
     shutil.copy(built / "vfsim.ko", share)
     shutil.copytree(Path(__file__).parent / "guest", share / "guest")
     shutil.copy(PROJECT / "tests/peers.py", share / "guest")
+    shutil.copy(PROJECT / "Makefile", share)
+    for name in ("systemd", "cron"):
+        shutil.copytree(PROJECT / name, share / name)
 
 
 def _count(results: Path) -> tuple[int, int]:

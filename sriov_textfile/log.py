@@ -22,6 +22,7 @@ class Log:
 
     def __init__(self, level: str = "info", format: str = "logfmt") -> None:
         self._threshold = LEVELS.index(level)
+        self._said: set[str] = set()
         self._format = _json if format == "json" else _logfmt
 
     def debug(self, message: str, **fields: object) -> None:
@@ -31,6 +32,12 @@ class Log:
     def info(self, message: str, **fields: object) -> None:
         """Log what an operator may want to know."""
         self._write("info", message, fields)
+
+    def info_once(self, message: str, **fields: object) -> None:
+        """Log what does not change, the first time that it is said."""
+        if (said := f"{message} {fields}") not in self._said:
+            self._said.add(said)
+            self.info(message, **fields)
 
     def warn(self, message: str, **fields: object) -> None:
         """Log what was left out."""

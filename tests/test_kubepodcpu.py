@@ -133,6 +133,15 @@ def test_the_seeds_default_path_leads_to_every_layout(
         assert f"path={node.cgroups} flag=--path.kubecgroup" in run.log
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=name_of)
+def test_a_whole_tree_of_cgroups_will_do(host: Host, tmp_path: Path, layout: Layout) -> None:
+    """As a pod has it that mounts /sys/fs/cgroup whatever the node's layout."""
+    node = SimulatedNode(tmp_path / "node", PODS, layout=layout)
+    run = collect(host, node, f"--path.kubecgroup={tmp_path}/node/sys/fs/cgroup")
+    assert sorted(pod_cpus(run)) == sorted(EXPECTED)
+    assert f"path={node.cgroups} flag=--path.kubecgroup" in run.log
+
+
 def test_a_full_node(host: Host, tmp_path: Path) -> None:
     pods = [
         SimulatedPod(

@@ -92,9 +92,11 @@ def collect(folder: Path) -> Callable[..., Run]:
 
 
 def sh(command: str) -> str:
-    return subprocess.run(
-        command, shell=True, check=True, capture_output=True, text=True, timeout=60
-    ).stdout
+    """Return what a shell command prints; fail with it if the command fails."""
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.fail(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def ip_vfs(netdev: str) -> peers.Vfs:

@@ -28,7 +28,7 @@ def collect(snapshot: Snapshot) -> Iterator[Family]:
     family = Family("sriov_kubepodcpu", "gauge", "A CPU that a pod's container has to itself.")
     root = cgroups.find_root(snapshot.config.kubecgroup)
     if root != snapshot.config.kubecgroup.rstrip("/"):
-        snapshot.log.info("pods' cgroups are elsewhere", path=root, flag="--path.kubecgroup")
+        snapshot.log.info_once("pods' cgroups are elsewhere", path=root, flag="--path.kubecgroup")
     shared = cgroups.pool_cpus(root)
     try:
         shared.append(cpu_manager.default_cpus(snapshot.config.cpucheckpoint))

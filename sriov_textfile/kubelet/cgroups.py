@@ -28,6 +28,10 @@ _QOS = re.compile(r"(?:[\w-]+-)?(?:burstable|besteffort)(?:\.slice)?")
 _CONTAINER = re.compile(r"(?:([a-z][a-z-]*)-)?([0-9a-f]{20,})(?:\.scope)?")
 
 
+# Where the pods' cgroups are in a tree of cgroups: v2, then v1, with either driver.
+_INSIDE = ("kubepods.slice", "kubepods", "cpuset/kubepods.slice", "cpuset/kubepods")
+
+
 class Container:
     """A container, by its pod's uid and its runtime's id, and its cpuset, empty if not set."""
 
@@ -42,10 +46,13 @@ class Container:
 def find_root(path: str) -> str:
     """Return the folder of the pods' cgroups: `path`, or where this node has it instead.
 
-    `path` is as cgroup v1 and the cgroupfs driver have it, …/cpuset/kubepods. Raises OSError
-    with all the places that were looked at.
+    `path` is as cgroup v1 and the cgroupfs driver have it, …/cpuset/kubepods, or else a whole
+    tree of cgroups. Raises OSError with all the places that were looked at.
     """
     path = path.rstrip("/")
+    for inside in _INSIDE:
+        if os.path.isdir(f"{path}/{inside}"):
+            return f"{path}/{inside}"
     parent, _, name = path.rpartition("/")
     places = [path, f"{parent}/{name}.slice"]
     if parent.endswith("/cpuset"):  # a controller of v1; v2 has one tree for all

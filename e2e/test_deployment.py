@@ -1,0 +1,114 @@
+"""What is in deployment/: valid for Kubernetes, for Prometheus and for Docker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from sriov_textfile import __version__, flags
+
+PROJECT = Path(__file__).parent.parent
+DEPLOYMENT = PROJECT / "deployment"
+MANIFESTS = sorted(path for path in DEPLOYMENT.rglob("*.yaml") if path.name != "kustomization.yaml")
+KUSTOMIZATIONS = sorted(DEPLOYMENT.rglob("kustomization.yaml"))
+DAEMONSETS = sorted(DEPLOYMENT.rglob("daemonset.yaml"))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(DEPLOYMENT))
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def containers(path: Path) -> list[dict[str, Any]]:
+    (daemonset,) = documents(path)
+    found: list[dict[str, Any]] = daemonset["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+@pytest.mark.parametrize("version", ["1.28", "1.34"])
+@pytest.mark.parametrize("path", MANIFESTS, ids=name_of)
+def test_manifests_are_valid(path: Path, version: str) -> None:
+    for document in documents(path):
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=name_of)
+def test_kustomizations_name_files_that_are_there_and_this_version(path: Path) -> None:
+    (kustomization,) = documents(path)
+    for resource in kustomization["resources"]:
+        assert (path.parent / resource).is_file()
+    assert [image["newTag"] for image in kustomization["images"]] == [__version__]
+
+
+@pytest.mark.parametrize("path", DAEMONSETS, ids=name_of)
+def test_our_containers_arguments_are_ours(path: Path) -> None:
+    (ours,) = [one for one in containers(path) if one.get("command", [""])[0] == "sriov-textfile"]
+    words, values = flags.parse([*ours["command"][1:], *ours["args"]])
+    assert words in ([], ["serve"])
+    assert values["collector.kubepoddevice"] is True
+
+
+@pytest.mark.parametrize("path", DAEMONSETS, ids=name_of)
+def test_every_container_is_locked_down_and_every_mount_has_its_volume(path: Path) -> None:
+    (daemonset,) = documents(path)
+    spec = daemonset["spec"]["template"]["spec"]
+    volumes = {volume["name"] for volume in spec["volumes"]}
+    for container in spec["containers"]:
+        security = container["securityContext"]
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["allowPrivilegeEscalation"] is False
+        assert "memory" in container["resources"]["limits"]
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+    assert spec["hostNetwork"] is True
+
+
+def test_the_http_daemonset_has_the_go_exporters_arguments() -> None:
+    (container,) = containers(DEPLOYMENT / "http/daemonset.yaml")
+    assert container["args"] == [
+        "--path.kubecgroup=/host/kubecgroup",
+        "--path.sysbuspci=/host/sys/bus/pci/devices",
+        "--path.sysclassnet=/host/sys/class/net",
+        "--path.cpucheckpoint=/host/cpu_manager_state",
+        "--path.kubeletsocket=/host/kubelet.sock",
+        "--collector.kubepoddevice=true",
+        "--collector.vfstatspriority=sysfs,netlink",
+    ]
+
+
+def test_the_service_selects_the_http_daemonset() -> None:
+    (daemonset,) = documents(DEPLOYMENT / "http/daemonset.yaml")
+    (service,) = documents(DEPLOYMENT / "http/service.yaml")
+    labels = daemonset["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert service["spec"]["ports"][0]["port"] == 9808
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOYMENT.glob("prometheus/*.yml")), ids=name_of)
+def test_promtool_accepts_the_scrape_configurations(
+    path: Path, debian: Path, tmp_path: Path
+) -> None:
+    """Debian builds Prometheus without discovery in Kubernetes, so that part stands aside."""
+    (config,) = documents(path)
+    for job in config["scrape_configs"]:
+        for discovery in job.pop("kubernetes_sd_configs", []):
+            assert discovery == {"role": "endpoints", "namespaces": {"names": ["monitoring"]}}
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    promtool = [str(debian / "usr/bin/promtool"), "check", "config", f"{tmp_path}/prometheus.yml"]
+    done = subprocess.run(promtool, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hadolint_has_nothing_to_say_of_the_dockerfile() -> None:
+    hadolint = str(Path(sys.executable).parent / "hadolint")
+    done = subprocess.run([hadolint, f"{DEPLOYMENT}/Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")

@@ -1,0 +1,55 @@
+"""HTTP mode, scraped by a real Prometheus as the Go exporter is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.conftest import Prometheus, free_port, get, prometheus_reading, started
+from e2e.test_queries import DOCUMENTED, PODS, kube_state_metrics
+
+
+@pytest.fixture(scope="module")
+def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A Prometheus that has scraped the demo's node over HTTP a few times."""
+    work = tmp_path_factory.mktemp("prometheus")
+    folder = work / "textfile"
+    folder.mkdir()
+    (folder / "kube_state_metrics.prom").write_text(kube_state_metrics(PODS))
+    address = f"127.0.0.1:{free_port()}"
+    serve = [sys.executable, "-m", "sriov_textfile", "demo", "serve", "--web.rate-limit=10"]
+    metrics = f"http://{address}/metrics"
+    with (
+        started([*serve, f"--web.listen-address={address}"], work / "serve.log", metrics),
+        prometheus_reading(folder, debian, work, sriov=address) as prometheus,
+    ):
+        prometheus.wait_for("count_over_time(sriov_vf_rx_bytes[1m]) > 3")
+        yield prometheus
+
+
+def test_the_target_is_up(prometheus: Prometheus) -> None:
+    assert prometheus.wait_for('up{job="sriov"} == 1')
+
+
+@pytest.mark.parametrize("query", [query for query in DOCUMENTED if "textfile" not in query])
+def test_every_documented_query_returns_series(prometheus: Prometheus, query: str) -> None:
+    assert prometheus.wait_for(query)
+
+
+def test_counters_grow_as_the_simulated_traffic_does(prometheus: Prometheus) -> None:
+    (series,) = prometheus.wait_for('sriov_vf_rx_bytes{pf="ens2f0np0",vf="1"} > 1001003')
+    # The demo's VF 1 receives 1.8 MB each second.
+    assert (int(series["value"][1]) - 1_001_003) % 1_800_000 == 0
+
+
+def test_what_the_go_exporter_says_of_itself(prometheus: Prometheus) -> None:
+    for name in (
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        'promhttp_metric_handler_requests_total{code="200"}',
+    ):
+        assert prometheus.wait_for(name), get(prometheus.node_exporter)

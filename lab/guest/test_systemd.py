@@ -1,0 +1,157 @@
+"""The units and the cron file as they are shipped, run by the real systemd and cron."""
+
+from __future__ import annotations
+
+import json
+import pwd
+import re
+import stat
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Pf, parse, sh
+
+from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
+
+FOLDER = Path("/var/lib/prometheus/node-exporter")  # where Debian's node_exporter reads
+FILE = FOLDER / "sriov.prom"
+DEFAULTS = Path("/etc/default/sriov-textfile")
+UNITS = ("sriov-textfile", "sriov-textfile-kubernetes", "sriov-textfile-http")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    """Install as docs/installation.md says."""
+    sh("ln -sf /opt/venv/bin/sriov-textfile /usr/local/bin/")
+    sh("make -C /lab install-systemd DESTDIR=")
+    sh("systemd-sysusers sriov-textfile.conf")
+    sh("systemd-tmpfiles --create sriov-textfile.conf")
+    sh("systemctl daemon-reload")
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs() -> Iterator[None]:
+    FILE.unlink(missing_ok=True)
+    yield
+    sh("systemctl stop 'sriov-textfile*.timer' 'sriov-textfile*.service'")
+    sh("rm -f /etc/cron.d/sriov-textfile")
+    DEFAULTS.write_text("")
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"it did not happen in {seconds} s:\n{sh('journalctl --no-pager -n 40')}")
+        time.sleep(0.2)
+
+
+def vfs_in_file() -> int:
+    return FILE.read_text().count("sriov_vf_rx_bytes{") if FILE.exists() else 0
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        body: bytes = response.read()
+        return body.decode()
+
+
+def test_systemd_has_nothing_to_say_of_the_units() -> None:
+    for unit in UNITS:
+        assert sh(f"systemd-analyze verify /etc/systemd/system/{unit}.service 2>&1") == ""
+    for timer in UNITS[:2]:
+        assert sh(f"systemd-analyze verify /etc/systemd/system/{timer}.timer 2>&1") == ""
+
+
+@pytest.mark.parametrize(
+    ("unit", "most"), [("sriov-textfile", 15), ("sriov-textfile-kubernetes", 25)]
+)
+def test_systemd_rates_the_sandbox(unit: str, most: int) -> None:
+    path = f"/etc/systemd/system/{unit}.service"
+    sh(f"systemd-analyze security --offline=true --threshold={most} {path}")
+
+
+def test_the_timer_writes_a_file_that_prometheus_gets_to_see(igb: list[Pf]) -> None:
+    sh("systemctl start sriov-textfile.timer && systemctl start sriov-textfile.service")
+    wait_for(lambda: vfs_in_file() == 14)
+    status = FILE.stat()
+    assert pwd.getpwuid(status.st_uid).pw_name == "sriov-textfile"
+    assert stat.filemode(status.st_mode) == "-rw-r--r--"
+    first = status.st_mtime_ns
+    wait_for(lambda: FILE.exists() and FILE.stat().st_mtime_ns > first)  # the timer fires
+    assert sh("systemctl is-failed sriov-textfile.service || true").strip() != "failed"
+    page = get("http://127.0.0.1:9100/metrics")
+    assert "node_textfile_scrape_error 0\n" in page
+    assert page.count("sriov_vf_rx_bytes{") == 14
+    query = urllib.parse.urlencode({"query": f'sriov_vf_rx_bytes{{pf="{igb[0].netdev}"}}'})
+
+    def series() -> list[object]:
+        answer = json.loads(get(f"http://127.0.0.1:9090/api/v1/query?{query}"))
+        result: list[object] = answer["data"]["result"]
+        return result
+
+    wait_for(series)
+    assert len(series()) == 7
+
+
+def test_the_sandboxed_service_can_write_nowhere_else() -> None:
+    DEFAULTS.write_text("SRIOV_TEXTFILE_PATH=/var/lib/prometheus/elsewhere.prom\n")
+    sh("systemctl start sriov-textfile.service || true")
+    assert not Path("/var/lib/prometheus/elsewhere.prom").exists()
+    journal = sh("journalctl --no-pager -n 5 -u sriov-textfile.service")
+    assert "cannot write /var/lib/prometheus/elsewhere.prom: Read-only file system" in journal
+
+
+def test_the_kubernetes_service_reads_the_kubelet_in_its_sandbox(igb: list[Pf]) -> None:
+    pod = SimulatedPod(
+        "upf-0",
+        "core",
+        "12345678-9abc-def0-1234-56789abcdef0",
+        [SimulatedContainer("app", "a" * 64, "1", {"intel.com/sriov": [igb[0].vf_address(3)]})],
+    )
+    sh("rm -rf /run/node && mkdir -m 700 /run/node")
+    node = SimulatedNode(Path("/run/node"), [pod], numa=("0-1",), pool="0")
+    node.checkpoint.chmod(0o600)
+    DEFAULTS.write_text(f'SRIOV_TEXTFILE_FLAGS="{" ".join(node.flags)}"\n')
+    with node.running():
+        node.socket.chmod(0o600)
+        sh("systemctl start sriov-textfile-kubernetes.service")
+    text = FILE.read_text()
+    assert vfs_in_file() == 14
+    assert f'pciAddr="{igb[0].vf_address(3)}",pod="upf-0"}} 1\n' in text
+    assert 'sriov_kubepodcpu{container_id="' + "a" * 64 + '",cpu_id="1",numa_node="0",' in text
+    success = [value for name, _, value in parse(text) if name.endswith("_success")]
+    assert success == [1, 1, 1, 1]
+
+
+def test_the_http_service_answers() -> None:
+    sh("systemctl start sriov-textfile-http.service")
+
+    def page() -> str:
+        try:
+            return get("http://127.0.0.1:9808/metrics")
+        except OSError:
+            return ""
+
+    wait_for(page)
+    assert page().count("sriov_vf_rx_bytes{") == 14
+    assert re.search(r"^process_resident_memory_bytes ", page(), re.MULTILINE)
+
+
+def test_cron_runs_the_cron_file() -> None:
+    sh("cp /lab/cron/sriov-textfile /etc/cron.d/ && chmod 644 /etc/cron.d/sriov-textfile")
+    wait_for(lambda: vfs_in_file() == 14, seconds=150)
+    assert FILE.owner() == "root"
+    assert stat.filemode(FILE.stat().st_mode) == "-rw-r--r--"
+
+
+def test_what_a_cron_run_has_to_say_is_in_the_journal() -> None:
+    line = Path("/lab/cron/sriov-textfile").read_text().splitlines()[-1]
+    command = line.split("root ", 1)[1].replace(str(FILE), "/nowhere/sriov.prom")
+    sh(command)
+    said = "journalctl --no-pager -t sriov-textfile"
+    wait_for(lambda: "cannot write /nowhere/sriov.prom" in sh(said))
