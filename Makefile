@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e lab install-systemd proto wheel clean
+.PHONY: help demo test lint e2e bench lab install-systemd proto wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,15 +22,16 @@ lint: .venv/.dev ## check style, types and the direction of imports
 e2e: .venv/.dev ## let the real programs around it read what the program writes; needs Debian
 	$(BIN)/pytest e2e
 
+bench: .venv/.dev ## measure what a run and a collection cost, beside other ways to do the same
+	$(BIN)/python -m bench
+
 lab: .venv/.dev ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
 	$(BIN)/python -m lab
 
 install-systemd: ## put the systemd units and their files below DESTDIR (empty: this host)
-	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/default
-	install -d $(DESTDIR)/etc/sysusers.d $(DESTDIR)/etc/tmpfiles.d
+	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/default $(DESTDIR)/etc/sysusers.d
 	install -m 644 systemd/*.service systemd/*.timer $(DESTDIR)/etc/systemd/system
 	install -m 644 systemd/sysusers.conf $(DESTDIR)/etc/sysusers.d/sriov-textfile.conf
-	install -m 644 systemd/tmpfiles.conf $(DESTDIR)/etc/tmpfiles.d/sriov-textfile.conf
 	test -e $(DESTDIR)/etc/default/sriov-textfile || \
 	  install -m 644 systemd/sriov-textfile.default $(DESTDIR)/etc/default/sriov-textfile
 

@@ -17,7 +17,7 @@ from tools.fetch import run, say
 PROJECT = Path(__file__).parent.parent
 LOGS = PROJECT / "build/lab"
 # What the guest has besides the project's wheel, which comes from the checkout at each run.
-REQUIREMENTS = ["installer>=0.7", "pytest>=8"]
+REQUIREMENTS = ["installer>=0.7", "pytest>=8", "hatchling>=1.27"]
 REQUIREMENTS += [one for one in metadata.requires("sriov-textfile") or () if "extra" not in one]
 BOOT_LIMIT = 600.0
 
@@ -65,9 +65,13 @@ def _fill(share: Path, built: Path) -> None:
     shutil.copy(built / "vfsim.ko", share)
     shutil.copytree(Path(__file__).parent / "guest", share / "guest")
     shutil.copy(PROJECT / "tests/peers.py", share / "guest")
-    shutil.copy(PROJECT / "Makefile", share)
-    for name in ("systemd", "cron"):
-        shutil.copytree(PROJECT / name, share / name)
+    checkout = share / "checkout"
+    checkout.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "Makefile"):
+        shutil.copy(PROJECT / name, checkout)
+    for name in ("sriov_textfile", "systemd", "cron", "docs"):
+        unneeded = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PROJECT / name, checkout / name, ignore=unneeded)
 
 
 def _count(results: Path) -> tuple[int, int]:

@@ -50,7 +50,8 @@ def build(requirements: list[str]) -> Path:
     """Build the machine unless the cache has it, and return its folder.
 
     In it are `tree`, the root file system as a folder; `root.img`, the same as a disk, with
-    the Python packages of `requirements` in /opt/venv; and `vfsim.ko`. Raises SystemExit.
+    the Python packages of `requirements` in /opt/venv and their wheels in /opt/wheels; and
+    `vfsim.ko`. Raises SystemExit.
     """
     if os.geteuid():
         raise SystemExit("the lab builds a root file system: run make lab as root")
@@ -171,7 +172,6 @@ def _build_disk(tree: Path, requirements: list[str], machine: Path) -> None:
     _chroot(tree, "python3 -m venv /opt/venv")
     names = " ".join([f"'{name}'" for name in requirements])
     _chroot(tree, f"/opt/venv/bin/pip install -q --no-index -f /opt/wheels {names}")
-    shutil.rmtree(wheels)
     (tree / "etc/hostname").write_text("sriov-lab\n")
     units = tree / "etc/systemd/system"
     (units / "lab.service").write_text(UNIT)

@@ -20,17 +20,42 @@ from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode
 FOLDER = Path("/var/lib/prometheus/node-exporter")  # where Debian's node_exporter reads
 FILE = FOLDER / "sriov.prom"
 DEFAULTS = Path("/etc/default/sriov-textfile")
+CHECKOUT = Path("/root/checkout")
 UNITS = ("sriov-textfile", "sriov-textfile-kubernetes", "sriov-textfile-http")
 
 
+def documented(heading: str) -> str:
+    """Return the commands that docs/installation.md has under a heading, to be copied."""
+    text = (CHECKOUT / "docs/installation.md").read_text()
+    section = text.split(f"## {heading}", 1)[1].split("\n## ")[0]
+    return "\n".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
+
+
+def follow(heading: str) -> str:
+    """Run what the documentation says, in a checkout, and return what it prints.
+
+    pip finds its packages in a folder, for the machine has no network.
+    """
+    pip = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/opt/wheels"
+    return sh(f"cd {CHECKOUT} && export {pip} && set -e\n{documented(heading)}")
+
+
 @pytest.fixture(scope="module", autouse=True)
-def installed() -> None:
-    """Install as docs/installation.md says."""
-    sh("ln -sf /opt/venv/bin/sriov-textfile /usr/local/bin/")
-    sh("make -C /lab install-systemd DESTDIR=")
-    sh("systemd-sysusers sriov-textfile.conf")
-    sh("systemd-tmpfiles --create sriov-textfile.conf")
-    sh("systemctl daemon-reload")
+def checkout() -> None:
+    sh(f"cp -r /lab/checkout {CHECKOUT}")
+
+
+def test_the_program_is_installed_as_documented(igb: list[Pf]) -> None:
+    printed = follow("The program")
+    assert printed.count("sriov_vf_rx_bytes{") == 14
+    assert Path("/usr/local/bin/sriov-textfile").readlink().is_relative_to("/opt/sriov-textfile")
+
+
+def test_the_timer_is_installed_as_documented() -> None:
+    follow("systemd timer")
+    wait_for(lambda: vfs_in_file() == 14)
+    assert sh("systemctl is-enabled sriov-textfile.timer") == "enabled\n"
+    sh("systemctl disable sriov-textfile.timer")
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +154,11 @@ def test_the_kubernetes_service_reads_the_kubelet_in_its_sandbox(igb: list[Pf]) 
 
 
 def test_the_http_service_answers() -> None:
-    sh("systemctl start sriov-textfile-http.service")
+    section = "HTTP on port 9808"
+    kubectl, host = documented(section).split("make install-systemd", 1)
+    assert kubectl.startswith("kubectl apply")
+    until_curl = host.split("curl")[0]
+    sh(f"cd {CHECKOUT} && make install-systemd {until_curl}")
 
     def page() -> str:
         try:
@@ -143,14 +172,14 @@ def test_the_http_service_answers() -> None:
 
 
 def test_cron_runs_the_cron_file() -> None:
-    sh("cp /lab/cron/sriov-textfile /etc/cron.d/ && chmod 644 /etc/cron.d/sriov-textfile")
+    follow("cron")
     wait_for(lambda: vfs_in_file() == 14, seconds=150)
     assert FILE.owner() == "root"
     assert stat.filemode(FILE.stat().st_mode) == "-rw-r--r--"
 
 
 def test_what_a_cron_run_has_to_say_is_in_the_journal() -> None:
-    line = Path("/lab/cron/sriov-textfile").read_text().splitlines()[-1]
+    line = (CHECKOUT / "cron/sriov-textfile").read_text().splitlines()[-1]
     command = line.split("root ", 1)[1].replace(str(FILE), "/nowhere/sriov.prom")
     sh(command)
     said = "journalctl --no-pager -t sriov-textfile"
