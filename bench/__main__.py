@@ -1,0 +1,199 @@
+"""`make bench`: prints the tables, writes them as JSON, and draws the plot."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench import measure, ways
+from sriov_textfile.host.rtnetlink import decode_link
+from sriov_textfile.metrics import Family, labels
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+
+PROJECT = Path(__file__).parent.parent
+RESULTS = PROJECT / "build/bench.json"
+SIZES = ((1, 8), (2, 64), (4, 64), (8, 128), (1, 1024))
+GROWTH = (8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@contextmanager
+def host(pfs: int, vfs: int, sysfs: bool = True) -> Iterator[SimulatedHost]:
+    """Give a host whose rtnetlink answers from a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        simulated = SimulatedHost(
+            Path(folder) / "host",
+            [
+                SimulatedPf(
+                    address=f"0000:{16 + 8 * n:02x}:00.0",
+                    netdev=f"ens{n + 1}f0",
+                    vfs=vfs,
+                    sysfs="folder" if sysfs else "none",
+                    vf_driver="vfio-pci",
+                )
+                for n in range(pfs)
+            ],
+            clock=lambda: 0.0,
+        )
+        context = multiprocessing.get_context("fork")
+        ready = context.Event()
+        server = context.Process(target=_answer, args=(simulated, ready), daemon=True)
+        server.start()
+        ready.wait(10)
+        try:
+            yield simulated
+        finally:
+            server.terminate()
+            server.join()
+
+
+def _answer(simulated: SimulatedHost, ready: Any) -> None:
+    with simulated.running():
+        ready.set()
+        multiprocessing.get_context("fork").Event().wait()
+
+
+def collections() -> dict[str, dict[str, measure.Spread]]:
+    """Measure a collection by each reader and size, in each of the three ways."""
+    found = {}
+    for reader in ("sysfs", "netlink"):
+        for pfs, vfs in SIZES:
+            with host(pfs, vfs, sysfs=reader == "sysfs") as simulated:
+                candidates: dict[str, Callable[[], object]] = {
+                    "ours": ways.Ours(simulated, reader),
+                    "obvious": ways.Obvious(simulated, reader),
+                    "floor": ways.Floor(simulated, reader),
+                }
+                if reader == "netlink" and vfs > 221:
+                    del candidates["obvious"]  # pyroute2 loses VFs there, or fails
+                found[f"{reader} {pfs}x{vfs}"] = measure.cpu_seconds(candidates)
+    return found
+
+
+def one_shot() -> dict[str, measure.Process]:
+    """Measure a whole run, 1 PF with 8 VFs, beside bare Python and the libraries' import."""
+    python = sys.executable
+    with host(1, 8) as simulated, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = f"--textfile.path={folder}/sriov.prom"
+        return measure.processes(
+            {
+                "python -c pass": [python, "-c", "pass"],
+                "sriov-textfile": [python, "-m", "sriov_textfile", *simulated.flags, path],
+                "import of libraries": [python, "-c", "import pyroute2, prometheus_client"],
+            }
+        )
+
+
+def decoding() -> dict[int, dict[str, measure.Spread]]:
+    """Measure decode_link, and pyroute2 where it finds all VFs."""
+    found = {}
+    for vfs in GROWTH:
+        with host(1, vfs, sysfs=False) as simulated:
+            reply = ways.reply_about(simulated)
+        candidates: dict[str, Any] = {"ours": lambda reply=reply: decode_link(reply)}
+        if vfs <= 221:
+            candidates["pyroute2"] = lambda reply=reply: ways.pyroute2_full_decode(reply)
+        found[vfs] = measure.cpu_seconds(candidates, seconds=1.5)
+    return found
+
+
+def rendering() -> dict[str, float]:
+    """Measure exposition alone, and what it makes, on 256 VFs with 9 counters."""
+    from sriov_textfile.exposition import render
+
+    families = [Family(f"sriov_vf_counter_{n}", "counter", "A counter.") for n in range(9)]
+    for vf in range(256):
+        series = labels(
+            numa_node="0", pciAddr=f"0000:11:{vf >> 3:02x}.{vf & 7}", pf="p", vf=str(vf)
+        )
+        for family in families:
+            family.add(series, 1_000_000 * vf)
+    samples = 256 * len(families)
+    taken = measure.cpu_seconds({"render": lambda: render(families)}, seconds=1)["render"]
+    return {
+        "nanoseconds per sample": taken.median / samples * 1e9,
+        "bytes per sample": len(render(families)) / samples,
+    }
+
+
+def main() -> None:
+    """Run everything."""
+    python = platform.python_version()
+    print(f"Python {python}; medians, with quartiles in brackets", flush=True)
+    runs = one_shot()
+    _print_runs(runs)
+    collected = collections()
+    _print_collections(collected)
+    decoded = decoding()
+    _print_decoding(decoded)
+    rendered = rendering()
+    for name, value in rendered.items():
+        print(f"exposition: {value:.0f} {name}")
+    RESULTS.parent.mkdir(exist_ok=True)
+    results = {
+        "python": python,
+        "one-shot": {name: asdict(run) for name, run in runs.items()},
+        "collections": {
+            size: {way: asdict(spread) for way, spread in spreads.items()}
+            for size, spreads in collected.items()
+        },
+        "decoding": {
+            vfs: {way: asdict(spread) for way, spread in spreads.items()}
+            for vfs, spreads in decoded.items()
+        },
+        "exposition": rendered,
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written to {RESULTS.relative_to(PROJECT)}")
+
+
+def _print_runs(runs: dict[str, measure.Process]) -> None:
+    print("\na whole run, 1 PF with 8 VFs")
+    bare = runs["python -c pass"]
+    for name, run in runs.items():
+        print(
+            f"  {name:20} CPU {_ms(run.cpu)} = {run.cpu.median / bare.cpu.median:5.2f} x bare,"
+            f"  wall {_ms(run.wall)},"
+            f"  memory {run.peak.median / 1024:5.1f} MiB"
+            f" = {run.peak.median / bare.peak.median:.2f} x"
+        )
+
+
+def _print_collections(found: dict[str, dict[str, measure.Spread]]) -> None:
+    print("\na collection, CPU time in the process")
+    for size, spreads in found.items():
+        ours, floor = spreads["ours"], spreads["floor"]
+        line = (
+            f"  {size:15} ours {_ms(ours)}  floor {_ms(floor)} = {ours.median / floor.median:.2f} x"
+        )
+        if "obvious" in spreads:
+            obvious = spreads["obvious"]
+            line += f"  obvious {_ms(obvious)}: ours is {ours.median / obvious.median:.3f} of it"
+        print(line, flush=True)
+
+
+def _print_decoding(found: dict[int, dict[str, measure.Spread]]) -> None:
+    print("\ndecoding a reply")
+    for vfs, spreads in found.items():
+        ours = spreads["ours"].median
+        line = f"  {vfs:5} VFs  ours {_ms(spreads['ours'])} = {ours / vfs * 1e6:.2f} us for each"
+        if "pyroute2" in spreads:
+            theirs = spreads["pyroute2"]
+            line += f"  pyroute2 {_ms(theirs)}: ours is {ours / theirs.median:.4f} of it"
+        print(line, flush=True)
+
+
+def _ms(spread: measure.Spread) -> str:
+    low, high = spread.lower * 1e3, spread.upper * 1e3
+    return f"{spread.median * 1e3:8.3f} ms [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Three ways to collect the same: ours, the obvious one with libraries, and the floor.
+
+The obvious way is what one would write with well-kept libraries and no thought of cost. The
+floor makes the system calls that the input takes, and nothing of what they return.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from sriov_textfile import cli, exposition, flags
+from sriov_textfile.gather import Gatherer
+from sriov_textfile.host import rtnetlink
+from sriov_textfile.log import Log
+from sriov_textfile.simulate.host import SimulatedHost
+
+LABELS = ("numa_node", "pciAddr", "pf", "vf")
+
+
+class Ours:
+    """What the program does for one collection, up to the bytes of the page."""
+
+    def __init__(self, host: SimulatedHost, reader: str) -> None:
+        arguments = [*host.flags, f"--collector.vfstatspriority={reader}"]
+        config = cli._config(flags.parse(arguments)[1], host.rtnetlink)
+        self._gatherer = Gatherer(config, Log())
+
+    def __call__(self) -> bytes:
+        """Collect once."""
+        return exposition.render(self._gatherer.gather())
+
+
+class Obvious(Collector):
+    """A collector for prometheus_client that reads with pathlib and decodes with pyroute2."""
+
+    def __init__(self, host: SimulatedHost, reader: str) -> None:
+        self._host = host
+        self._reader = reader
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def __call__(self) -> bytes:
+        """Collect once."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield what the registry asks for."""
+        families: dict[str, GaugeMetricFamily] = {}
+        for device in sorted(self._host.bus.iterdir()):
+            if not (device / "sriov_totalvfs").exists():
+                continue
+            if not (device / "class").read_text().startswith("0x02"):
+                continue
+            pf = next((device / "net").iterdir()).name
+            numa_node = (device / "numa_node").read_text().strip()
+            addresses = {int(link.name[6:]): link.resolve().name for link in device.glob("virtfn*")}
+            counters = self._netlink(pf) if self._reader == "netlink" else self._sysfs(pf)
+            for vf, values in counters.items():
+                for name, value in values.items():
+                    if name not in families:
+                        families[name] = GaugeMetricFamily(f"sriov_vf_{name}", name, labels=LABELS)
+                    families[name].add_metric([numa_node, addresses[vf], pf, str(vf)], value)
+        yield from families.values()
+
+    def _sysfs(self, pf: str) -> dict[int, dict[str, int]]:
+        folder: Path = self._host.net / pf / "device/sriov"
+        return {
+            int(vf.name): {
+                counter.name: int(counter.read_text()) for counter in (vf / "stats").iterdir()
+            }
+            for vf in folder.iterdir()
+        }
+
+    def _netlink(self, pf: str) -> dict[int, dict[str, int]]:
+        message = ifinfmsg(_ask(self._host.rtnetlink, pf))
+        message.decode()
+        return {
+            entry.get_attr("IFLA_VF_MAC")["vf"]: pyroute2_counters(entry)
+            for entry in message.get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO")
+        }
+
+
+def pyroute2_counters(entry: ifinfmsg) -> dict[str, int]:
+    """Return a VF's counters as pyroute2 decodes them."""
+    attributes = entry.get_attr("IFLA_VF_STATS")["attrs"]
+    return {name.removeprefix("IFLA_VF_STATS_").lower(): value for name, value in attributes}
+
+
+def pyroute2_full_decode(reply: bytes) -> int:
+    """Decode every attribute of every VF with pyroute2, which does so when they are looked at."""
+    message = ifinfmsg(reply)
+    message.decode()
+    looked_at = 0
+    for entry in message.get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO"):
+        for name, _ in entry["attrs"]:
+            value = entry.get_attr(name)
+            looked_at += len(value["attrs"]) if name == "IFLA_VF_STATS" else 1
+    return looked_at
+
+
+class Floor:
+    """The system calls that finding the PFs and VFs and reading their counters takes."""
+
+    def __init__(self, host: SimulatedHost, reader: str) -> None:
+        self._host = host
+        self._netlink = reader == "netlink"
+        self._vfs = {pf.vf_address(vf) for pf in host.pfs for vf in range(pf.vfs)}
+
+    def __call__(self) -> None:
+        """Make them once."""
+        bus = str(self._host.bus)
+        connection = None
+        for address in os.listdir(bus):
+            device = f"{bus}/{address}"
+            if address in self._vfs or not _try_to_read(f"{device}/sriov_totalvfs"):
+                continue
+            if not _try_to_read(f"{device}/class").startswith(b"0x02"):
+                continue
+            for name in os.listdir(device):
+                if name.startswith("virtfn"):
+                    os.readlink(f"{device}/{name}")
+            (pf,) = os.listdir(f"{device}/net")
+            for name in ("phys_port_name", "phys_switch_id"):
+                _try_to_read(f"{device}/net/{pf}/{name}")
+            _try_to_read(f"{device}/numa_node")
+            _try_to_read(f"{device}/sriov_numvfs")
+            os.readlink(f"{device}/driver")
+            if self._netlink:
+                connection = connection or _connect(self._host.rtnetlink)
+                _exchange(connection, pf)
+            else:
+                self._read_counters(f"{self._host.net}/{pf}/device/sriov")
+        if connection:
+            connection.close()
+
+    def _read_counters(self, path: str) -> None:
+        # As the calls are: one folder of the PF, one of each VF, and each file relative to it.
+        for vf in os.listdir(path):
+            folder = os.open(f"{path}/{vf}/stats", os.O_RDONLY)
+            for name in os.listdir(folder):
+                file = os.open(name, os.O_RDONLY, dir_fd=folder)
+                os.read(file, 4096)
+                os.close(file)
+            os.close(folder)
+
+
+def _try_to_read(path: str) -> bytes:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    data = os.read(file, 4096)
+    os.close(file)
+    return data
+
+
+def _connect(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(path)
+    return connection
+
+
+def _exchange(connection: socket.socket, netdev: str) -> bytes:
+    connection.send(rtnetlink._request(netdev, 1))
+    length = connection.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
+    return connection.recv(length)
+
+
+def _ask(path: str, netdev: str) -> bytes:
+    with _connect(path) as connection:
+        return _exchange(connection, netdev)
+
+
+def reply_about(host: SimulatedHost) -> bytes:
+    """Return what rtnetlink says of the host's first PF, undecoded."""
+    reply = host._describe(host.pfs[0].netdev, 1)
+    assert reply
+    return reply
