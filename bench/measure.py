@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,20 +61,34 @@ class Process:
     peak: Spread
 
 
+# Started by a process as small as itself: a child's peak memory begins with its parent's.
+_LAUNCHER = """
+import os, sys, time
+start = time.perf_counter()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ,
+                     file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)])
+_, status, usage = os.wait4(pid, 0)
+wall = time.perf_counter() - start
+sys.stderr.write(f"{status} {usage.ru_utime + usage.ru_stime} {wall} {usage.ru_maxrss}")
+"""
+
+
 def processes(ways: Mapping[str, Sequence[str]], rounds: int = 25) -> dict[str, Process]:
     """Return what each command takes as the operating system accounts for it (wait4)."""
     taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     for round in range(rounds + 1):
         for name, command in ways.items():
-            start = time.perf_counter()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            wall = time.perf_counter() - start
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                raise SystemExit(f"{name}: exit code {process.returncode}")
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            status, cpu, wall, peak = (float(word) for word in done.stderr.split()[-4:])
+            if status:
+                raise SystemExit(f"{name} failed: {done.stderr}")
             if round:  # The first only warms up the caches.
-                taken[name].append((usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss))
+                taken[name].append((cpu, wall, peak))
     return {
         name: Process(*[Spread.of(column) for column in zip(*rows, strict=True)])
         for name, rows in taken.items()

@@ -82,16 +82,14 @@ class Obvious(Collector):
     def _netlink(self, pf: str) -> dict[int, dict[str, int]]:
         message = ifinfmsg(_ask(self._host.rtnetlink, pf))
         message.decode()
-        return {
-            entry.get_attr("IFLA_VF_MAC")["vf"]: pyroute2_counters(entry)
-            for entry in message.get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO")
-        }
-
-
-def pyroute2_counters(entry: ifinfmsg) -> dict[str, int]:
-    """Return a VF's counters as pyroute2 decodes them."""
-    attributes = entry.get_attr("IFLA_VF_STATS")["attrs"]
-    return {name.removeprefix("IFLA_VF_STATS_").lower(): value for name, value in attributes}
+        found = {}
+        for entry in message.get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO"):
+            vf = {name: entry.get_attr(name) for name, _ in entry["attrs"]}
+            counters = vf["IFLA_VF_STATS"]["attrs"]
+            found[vf["IFLA_VF_MAC"]["vf"]] = {
+                name.removeprefix("IFLA_VF_STATS_").lower(): value for name, value in counters
+            }
+        return found
 
 
 def pyroute2_full_decode(reply: bytes) -> int:

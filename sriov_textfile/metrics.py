@@ -12,15 +12,16 @@ def labels(**pairs: str) -> str:
     escaped as the Prometheus text format 0.0.4 asks. Make the text once per device and use it
     for all of the device's samples: making it is most of the work of writing a sample.
     """
-    return "{" + ",".join([f'{name}="{_escape(pairs[name])}"' for name in sorted(pairs)]) + "}"
+    texts = [f'{name}="{_escape(value)}"' for name, value in sorted(pairs.items())]
+    return "{" + ",".join(texts) + "}"
 
 
 def _escape(value: str) -> str:
-    if not value.isascii():
-        # A netdev's name may be any bytes, which os.fsdecode turns into lone surrogates.
-        # Prometheus refuses a page that is not UTF-8, so they become question marks here.
-        value = value.encode("utf-8", "replace").decode("utf-8")
-    return value if value.isalnum() else value.translate(_ESCAPES)
+    if value.isascii() and not ("\\" in value or '"' in value or "\n" in value):
+        return value
+    # A netdev's name may be any bytes, which os.fsdecode turns into lone surrogates. Prometheus
+    # refuses a page that is not UTF-8, so they become question marks here.
+    return value.encode("utf-8", "replace").decode("utf-8").translate(_ESCAPES)
 
 
 class Family:

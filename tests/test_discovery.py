@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -126,10 +125,10 @@ def test_a_vf_that_vanishes_between_two_reads_is_left_out(
     host = make_host(SimulatedPf(vfs=3))
     readlink = os.readlink
 
-    def vanish(path: str) -> str:
-        if path.endswith("virtfn1"):
-            Path(path).unlink()
-        return readlink(path)
+    def vanish(path: str, dir_fd: int | None = None) -> str:
+        if path == "virtfn1":
+            os.unlink(path, dir_fd=dir_fd)
+        return readlink(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "readlink", vanish)
     assert list(discover_one(host).vfs) == [0, 2]

@@ -100,9 +100,23 @@ def _ports(sysbuspci: str, address: str, skip: Callable[[str], None]) -> list[Pf
 
 
 def _vfs(device: str) -> dict[int, str]:
-    numbers = [int(name[6:]) for name in _names(device) if _is_numbered(name, "virtfn")]
-    links = {number: _link_name(f"{device}/virtfn{number}") for number in sorted(numbers)}
-    return {number: address for number, address in links.items() if address}
+    """Return the VFs' PCI addresses by number, from the links virtfn0, virtfn1 …."""
+    try:
+        folder = os.open(device, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return {}
+        raise
+    try:
+        links = [name for name in os.listdir(folder) if name.startswith("virtfn")]
+        vfs = {}
+        # Relative to the folder, for the way to it from the root is long.
+        for number in sorted([int(name[6:]) for name in links if name[6:].isdecimal()]):
+            if address := _link_name(f"virtfn{number}", folder):
+                vfs[number] = address
+        return vfs
+    finally:
+        os.close(folder)
 
 
 def _netdevs(net: str) -> list[str]:
@@ -137,9 +151,9 @@ def _number_or_empty(text: str) -> str:
     return text if to_u64(text) is not None else ""
 
 
-def _link_name(path: str) -> str | None:
+def _link_name(path: str, dir_fd: int | None = None) -> str | None:
     try:
-        return os.readlink(path).rpartition("/")[2]
+        return os.readlink(path, dir_fd=dir_fd).rpartition("/")[2]
     except OSError as error:
         if error.errno in ABSENT:
             return None

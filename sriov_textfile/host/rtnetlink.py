@@ -98,7 +98,7 @@ class Vf:
         self._layout = layout
         self._entry = entry
         counters = layout.unpack_counters(entry)
-        self.stats: dict[str, int] = dict(zip(layout.counters, counters, strict=True))
+        self.stats: dict[str, int] = dict(zip(layout.counters, counters))  # noqa: B905
 
     def _u32(self, field: str) -> int | None:
         offset = self._layout.fields.get(field)
@@ -264,6 +264,7 @@ def decode_link(reply: bytes) -> Link:
         raise NetlinkDecodeError(f"the reply is of type {type}, not RTM_NEWLINK")
     if not _HEADERS <= end <= len(reply):
         raise NetlinkDecodeError(f"the reply says it has {end} bytes, and has {len(reply)}")
+    reply = reply[:end]
     name, address_length, num_vfs = "", 6, 0
     for type, start, stop in _attributes(reply, _HEADERS, end):
         if type == IFLA_IFNAME:
@@ -275,42 +276,48 @@ def decode_link(reply: bytes) -> Link:
         elif type == IFLA_VFINFO_LIST:
             # What follows the list cannot be found where the list's length has wrapped, and is
             # not needed: the kernel writes the attributes above before it.
-            return Link(name, num_vfs, _vfs(reply, start, stop, end, num_vfs, address_length))
+            return Link(name, num_vfs, _vfs(reply, start, stop, num_vfs, address_length))
     return Link(name, num_vfs, {})
 
 
-def _vfs(
-    reply: bytes, start: int, stop: int, end: int, num_vfs: int, address_length: int
-) -> dict[int, Vf]:
+def _vfs(reply: bytes, start: int, stop: int, num_vfs: int, address_length: int) -> dict[int, Vf]:
     """Return the VFs of an IFLA_VFINFO_LIST whose payload starts at `start`.
 
     An attribute's length has 16 bits. The kernel writes a list of more than 64 KiB (222 VFs)
     all the same, and its length wraps, so `stop` is right only modulo 64 Ki. The entries are
     therefore walked one by one: `num_vfs` of them at most (the kernel leaves out those that the
-    driver cannot describe), and not beyond `end`, where the message ends.
+    driver cannot describe), and not beyond the message.
     """
     vfs: dict[int, Vf] = {}
-    layout = None
+    layout: _Layout | None = None
     offset = start
     for _ in range(num_vfs):
-        if offset + NLATTR.size > end:
-            break
-        length, type = NLATTR.unpack_from(reply, offset)
-        if type & _TYPE_MASK != IFLA_VF_INFO:
-            break
-        if not NLATTR.size <= length <= end - offset:
-            raise NetlinkDecodeError(f"the VF entry at byte {offset} says it has {length} bytes")
-        entry = reply[offset : offset + length]
+        entry = reply[offset : offset + layout.length] if layout else b""
         if layout is None or not layout.fits(entry):
+            entry = _entry(reply, offset)
+            if not entry:
+                break
             layout = _Layout(entry, address_length)
-        number = _u32(entry, layout.number)
+        number = _U32.unpack_from(entry, layout.number)[0]
         if number in vfs:
             raise NetlinkDecodeError(f"VF {number} is described twice")
         vfs[number] = Vf(layout, entry)
-        offset += (length + 3) & ~3
+        offset += layout.step
     if (offset - stop) & 0xFFFF:
         raise NetlinkDecodeError(f"the VF list ends at byte {offset}, its length says {stop}")
     return vfs
+
+
+def _entry(reply: bytes, offset: int) -> bytes:
+    """Return the IFLA_VF_INFO at an offset; empty if something else is there, or nothing."""
+    if offset + NLATTR.size > len(reply):
+        return b""
+    length, type = NLATTR.unpack_from(reply, offset)
+    if type & _TYPE_MASK != IFLA_VF_INFO:
+        return b""
+    if not NLATTR.size <= length <= len(reply) - offset:
+        raise NetlinkDecodeError(f"the VF entry at byte {offset} says it has {length} bytes")
+    return reply[offset : offset + length]
 
 
 class _Layout:
@@ -326,11 +333,15 @@ class _Layout:
         "address_length",
         "counters",
         "fields",
+        "length",
         "number",
+        "step",
         "unpack_counters",
     )
 
     def __init__(self, entry: bytes, address_length: int) -> None:
+        self.length = len(entry)
+        self.step = (len(entry) + 3) & ~3  # to the next entry
         self.address_length = min(address_length, 32)
         self.fields: dict[str, int] = {}  # offset of each field that is there
         counters: dict[int, str] = {}  # counter at each offset
@@ -374,7 +385,8 @@ class _Layout:
 
     def fits(self, entry: bytes) -> bool:
         """Whether the entry has the same attributes in the same places."""
-        return int.from_bytes(entry, "little") & self._header_mask == self._headers
+        headers = int.from_bytes(entry, "little") & self._header_mask
+        return headers == self._headers and len(entry) == self.length
 
 
 def _attributes(buffer: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
