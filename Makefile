@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e bench lab install-systemd proto wheel clean
+.PHONY: help demo test lint e2e bench lab install-systemd proto wheel zipapp clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,7 +22,7 @@ lint: .venv/.dev ## check style, types and the direction of imports
 e2e: .venv/.dev ## let the real programs around it read what the program writes; needs Debian
 	$(BIN)/pytest e2e
 
-bench: .venv/.dev ## measure what a run and a collection cost, beside other ways to do the same
+bench: .venv/.bench ## measure what a run and a collection cost, beside other ways to do the same
 	$(BIN)/python -m bench
 
 lab: .venv/.dev ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
@@ -41,12 +41,19 @@ proto: .venv/.dev ## generate the messages of the kubelet's API from their .prot
 wheel: .venv/.dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
+zipapp: .venv/.run ## build dist/sriov-textfile.pyz, the program in one file
+	$(BIN)/python -m tools.zipapp
+
 clean: ## remove what the targets made in the checkout
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.run: pyproject.toml
 	PYTHON="$(PYTHON)" tools/venv .
 	@touch $@
+
+.venv/.bench: pyproject.toml
+	PYTHON="$(PYTHON)" tools/venv '.[dev,bench]'
+	@touch .venv/.run .venv/.dev $@
 
 .venv/.dev: pyproject.toml
 	PYTHON="$(PYTHON)" tools/venv '.[dev]'

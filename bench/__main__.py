@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import multiprocessing
+import os
 import platform
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = PROJECT / "build/bench.json"
+PLOT = PROJECT / "build/performance.svg"
 SIZES = ((1, 8), (2, 64), (4, 64), (8, 128), (1, 1024))
 GROWTH = (8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -55,6 +58,7 @@ def host(pfs: int, vfs: int, sysfs: bool = True) -> Iterator[SimulatedHost]:
 
 
 def _answer(simulated: SimulatedHost, ready: Any) -> None:
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
     with simulated.running():
         ready.set()
         multiprocessing.get_context("fork").Event().wait()
@@ -77,9 +81,26 @@ def collections() -> dict[str, dict[str, measure.Spread]]:
     return found
 
 
+def growth() -> dict[str, dict[int, measure.Spread]]:
+    """Measure a collection of one PF as it grows, by reader, and the obvious way beside it."""
+    found: dict[str, dict[int, measure.Spread]] = {}
+    for reader in ("sysfs", "netlink"):
+        for vfs in GROWTH:
+            with host(1, vfs, sysfs=reader == "sysfs") as simulated:
+                candidates: dict[str, Callable[[], object]] = {reader: ways.Ours(simulated, reader)}
+                if reader == "sysfs" or vfs <= 221:
+                    candidates[f"{reader}, with libraries"] = ways.Obvious(simulated, reader)
+                spreads = measure.cpu_seconds(candidates, seconds=1, least=5)
+            for name, spread in spreads.items():
+                found.setdefault(name, {})[vfs] = spread
+    return found
+
+
 def one_shot() -> dict[str, measure.Process]:
     """Measure a whole run, 1 PF with 8 VFs, beside bare Python and the libraries' import."""
     python = sys.executable
+    # As pip does when it installs; the environment may keep Python from doing so by itself.
+    compileall.compile_dir(PROJECT / "sriov_textfile", quiet=1)
     with host(1, 8) as simulated, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = f"--textfile.path={folder}/sriov.prom"
         return measure.processes(
@@ -126,23 +147,32 @@ def rendering() -> dict[str, float]:
 def main() -> None:
     """Run everything."""
     python = platform.python_version()
+    RESULTS.parent.mkdir(exist_ok=True)
+    # Two CPUs of one machine may differ, and a thread may find itself on either.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"Python {python}; medians, with quartiles in brackets", flush=True)
     runs = one_shot()
     _print_runs(runs)
     collected = collections()
     _print_collections(collected)
+    grown = growth()
+    _print_growth(grown)
+    _draw(grown)
     decoded = decoding()
     _print_decoding(decoded)
     rendered = rendering()
     for name, value in rendered.items():
         print(f"exposition: {value:.0f} {name}")
-    RESULTS.parent.mkdir(exist_ok=True)
     results = {
         "python": python,
         "one-shot": {name: asdict(run) for name, run in runs.items()},
         "collections": {
             size: {way: asdict(spread) for way, spread in spreads.items()}
             for size, spreads in collected.items()
+        },
+        "growth": {
+            way: {vfs: asdict(spread) for vfs, spread in spreads.items()}
+            for way, spreads in grown.items()
         },
         "decoding": {
             vfs: {way: asdict(spread) for way, spread in spreads.items()}
@@ -151,7 +181,7 @@ def main() -> None:
         "exposition": rendered,
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"written to {RESULTS.relative_to(PROJECT)}")
+    print(f"written to {RESULTS.relative_to(PROJECT)} and {PLOT.relative_to(PROJECT)}")
 
 
 def _print_runs(runs: dict[str, measure.Process]) -> None:
@@ -177,6 +207,42 @@ def _print_collections(found: dict[str, dict[str, measure.Spread]]) -> None:
             obvious = spreads["obvious"]
             line += f"  obvious {_ms(obvious)}: ours is {ours.median / obvious.median:.3f} of it"
         print(line, flush=True)
+
+
+def _print_growth(found: dict[str, dict[int, measure.Spread]]) -> None:
+    print("\na collection of one PF, CPU time for each VF")
+    for way, spreads in found.items():
+        each = [f"{vfs}: {spread.median / vfs * 1e6:.1f}" for vfs, spread in spreads.items()]
+        print(f"  {way:25} {'  '.join(each)} us", flush=True)
+
+
+def _draw(found: dict[str, dict[int, measure.Spread]]) -> None:
+    """Draw the growth into build/performance.svg."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "sriov-textfile"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    for way, spreads in found.items():
+        style = "--" if "libraries" in way else "-"
+        color = "tab:blue" if way.startswith("sysfs") else "tab:orange"
+        label = way if "libraries" in way else f"{way}, sriov-textfile"
+        medians = [spread.median * 1e3 for spread in spreads.values()]
+        axes.plot(list(spreads), medians, style, color=color, marker="o", label=label)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="VFs of one PF",
+        ylabel="CPU time of a collection, ms",
+        xticks=GROWTH,
+        xticklabels=GROWTH,
+    )
+    axes.grid(True, which="major", alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(PLOT, metadata={"Date": None})
 
 
 def _print_decoding(found: dict[int, dict[str, measure.Spread]]) -> None:

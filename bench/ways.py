@@ -14,6 +14,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from pyroute2.netlink import nla_base
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from sriov_textfile import cli, exposition, flags
@@ -93,15 +94,15 @@ class Obvious(Collector):
 
 
 def pyroute2_full_decode(reply: bytes) -> int:
-    """Decode every attribute of every VF with pyroute2, which does so when they are looked at."""
+    """Decode every attribute of every VF with pyroute2, which does so when it is looked at."""
+
+    def look_at(attribute: nla_base) -> int:
+        nested = attribute.get("attrs", ()) if isinstance(attribute, dict) else ()
+        return 1 + sum([look_at(slot[1]) for slot in nested])  # slot[1] decodes it
+
     message = ifinfmsg(reply)
     message.decode()
-    looked_at = 0
-    for entry in message.get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO"):
-        for name, _ in entry["attrs"]:
-            value = entry.get_attr(name)
-            looked_at += len(value["attrs"]) if name == "IFLA_VF_STATS" else 1
-    return looked_at
+    return look_at(message.get_attr("IFLA_VFINFO_LIST"))
 
 
 class Floor:
@@ -161,8 +162,13 @@ def _try_to_read(path: str) -> bytes:
 
 
 def _connect(path: str) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect(path)
+    """Connect to a simulated host's rtnetlink, or with no path to the kernel's."""
+    if path:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(path)
+    else:
+        connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+        connection.connect((0, 0))
     return connection
 
 

@@ -38,8 +38,10 @@ def main() -> int:
                 say(f"{error} (try {attempt} of 2)")
                 _keep_logs(share)
         passed, failed = _count(share / "results.xml")
+        _keep_logs(share)
         if failed or not passed:
-            _keep_logs(share)
+            say(f"the guest's logs are in {LOGS.relative_to(PROJECT)}/; the console's end:")
+            subprocess.run(["tail", "-n", "20", str(LOGS / "console")], check=False)
     say(f"the lab took {time.monotonic() - start:.0f} s")
     print(f"lab: {passed} passed, {failed} failed", flush=True)
     return 0 if passed and not failed else 1
@@ -65,6 +67,7 @@ def _fill(share: Path, built: Path) -> None:
     shutil.copy(built / "vfsim.ko", share)
     shutil.copytree(Path(__file__).parent / "guest", share / "guest")
     shutil.copy(PROJECT / "tests/peers.py", share / "guest")
+    shutil.copytree(PROJECT / "bench", share / "guest/bench")
     checkout = share / "checkout"
     checkout.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "Makefile"):
@@ -86,11 +89,9 @@ def _count(results: Path) -> tuple[int, int]:
 
 def _keep_logs(share: Path) -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
-    for name in ("log", "console", "results.xml"):
+    for name in ("log", "console", "results.xml", "cost.json"):
         if (share / name).exists():
             shutil.copy(share / name, LOGS)
-    say(f"the guest's logs are in {LOGS.relative_to(PROJECT)}/")
-    subprocess.run(["tail", "-n", "20", str(LOGS / "console")], check=False)
 
 
 if __name__ == "__main__":

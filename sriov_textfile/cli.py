@@ -10,7 +10,7 @@ import sys
 from sriov_textfile import __version__, flags
 from sriov_textfile.collectors import COLLECTORS
 from sriov_textfile.config import Config
-from sriov_textfile.gather import Gatherer
+from sriov_textfile.gather import Gatherer, missing
 from sriov_textfile.log import Log, say
 from sriov_textfile.outputs import once
 
@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except flags.FlagError as error:
         say(f"sriov-textfile: {error}")
         return 2
+    except ModuleNotFoundError as error:
+        say(f"sriov-textfile: {missing(error)}")
+        return 1
 
 
 def run(

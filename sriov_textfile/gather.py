@@ -103,9 +103,19 @@ class _Collection:
                 for series in family.repeated:
                     snapshot.skip(f"{family.name}{series} is there already: repeated series")
         except Exception as error:
-            kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-            snapshot.problem(f"collector {collector.name}: {kind}{error}")
+            snapshot.problem(f"collector {collector.name}: {_describe(error)}")
         return snapshot.problems == problems
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """Say what to do about a package that is not there, as where the one-file program runs."""
+    return f"this needs Python's module {error.name}; `pip install sriov-textfile` brings it"
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return missing(error)
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def _self(name: str, help: str) -> Family:

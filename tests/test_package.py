@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from sriov_textfile import __version__, flags
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from tools import zipapp
 
 PROJECT = Path(__file__).parent.parent
 
@@ -44,6 +47,65 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
     entry_points = wheel.read(f"{folder}/entry_points.txt").decode()
     assert "sriov-textfile = sriov_textfile.__main__:main" in entry_points
+
+
+@pytest.fixture(scope="module")
+def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pyz") / "sriov-textfile.pyz"
+    zipapp.build(path)
+    return path
+
+
+def run_pyz(pyz: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program in one file on a Python that sees no installed package."""
+    command = [sys.executable, "-I", "-S", str(pyz), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_one_file_is_the_same_at_each_build(pyz: Path, tmp_path: Path) -> None:
+    zipapp.build(tmp_path / "again.pyz")
+    assert (tmp_path / "again.pyz").read_bytes() == pyz.read_bytes()
+    assert pyz.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_one_file_writes_what_the_installed_program_writes(pyz: Path, tmp_path: Path) -> None:
+    host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
+    node = SimulatedNode(tmp_path / "node", [])
+    flags = [*host.flags, *node.flags, "--no-collector.kubepoddevice"]
+    done = run_pyz(pyz, *flags, f"--textfile.path={tmp_path}/sriov.prom")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    installed = subprocess.run(
+        [sys.executable, "-m", "sriov_textfile", *flags], capture_output=True, text=True
+    ).stdout
+
+    def without_durations(text: str) -> list[str]:
+        return [line for line in text.splitlines() if "_duration_seconds{" not in line]
+
+    assert without_durations((tmp_path / "sriov.prom").read_text()) == without_durations(installed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"), [(["serve"], "prometheus_client"), (["--interval=1s"], "schedule")]
+)
+def test_the_one_file_says_what_the_other_modes_need(
+    pyz: Path, arguments: list[str], module: str
+) -> None:
+    done = run_pyz(pyz, *arguments)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"sriov-textfile: this needs Python's module {module};"
+        " `pip install sriov-textfile` brings it\n"
+    )
+
+
+def test_the_one_file_says_what_a_collector_needs_and_writes_the_rest(
+    pyz: Path, tmp_path: Path
+) -> None:
+    host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
+    done = run_pyz(pyz, *host.flags, "--collector.kubepoddevice")
+    assert done.returncode == 0
+    assert "collector kubepoddevice: this needs Python's module grpc;" in done.stderr
+    assert 'pf="ens1f0",vf="1"} 1003\n' in done.stdout
 
 
 def test_the_changelog_has_this_version() -> None:

@@ -171,7 +171,8 @@ class Vfsim:
             )
             for n in range(pfs)
         ]
-        self.flags = SimulatedHost(root / "host", simulated).flags
+        self.host = SimulatedHost(root / "host", simulated)
+        self.flags = self.host.flags
 
     def remove(self) -> None:
         sh("rmmod vfsim")

@@ -59,6 +59,8 @@ NLMSGHDR = Struct("=IHHII")  # length, type, flags, sequence number, port
 IFINFOMSG = Struct("=BxHiII")  # family, device type, index, flags, change
 NLATTR = Struct("=HH")  # length with this header, type
 _U32 = Struct("=I")
+_unpack_header = NLATTR.unpack_from
+_unpack_u32 = _U32.unpack_from
 _I32 = Struct("=i")
 _BE16 = Struct(">H")
 
@@ -289,20 +291,17 @@ def _vfs(reply: bytes, start: int, stop: int, num_vfs: int, address_length: int)
     driver cannot describe), and not beyond the message.
     """
     vfs: dict[int, Vf] = {}
-    layout: _Layout | None = None
-    offset = start
-    for _ in range(num_vfs):
-        entry = reply[offset : offset + layout.length] if layout else b""
-        if layout is None or not layout.fits(entry):
-            entry = _entry(reply, offset)
-            if not entry:
-                break
-            layout = _Layout(entry, address_length)
-        number = _U32.unpack_from(entry, layout.number)[0]
-        if number in vfs:
-            raise NetlinkDecodeError(f"VF {number} is described twice")
-        vfs[number] = Vf(layout, entry)
-        offset += layout.step
+    offset, entry = start, _entry(reply, start)
+    while entry and len(vfs) < num_vfs:
+        layout = _Layout(entry, address_length)
+        while layout.fits(entry) and len(vfs) < num_vfs:
+            (number,) = _unpack_u32(entry, layout.number)
+            if number in vfs:
+                raise NetlinkDecodeError(f"VF {number} is described twice")
+            vfs[number] = Vf(layout, entry)
+            offset += layout.step
+            entry = reply[offset : offset + layout.length]
+        entry = _entry(reply, offset)
     if (offset - stop) & 0xFFFF:
         raise NetlinkDecodeError(f"the VF list ends at byte {offset}, its length says {stop}")
     return vfs
@@ -370,10 +369,7 @@ class _Layout:
             raise NetlinkDecodeError("a VF entry does not say which VF it describes")
         self.number = numbers[0]
         # Attribute headers as one long number: comparing all of them is one operation.
-        mask = bytearray(len(entry))
-        for offset in headers:
-            mask[offset : offset + NLATTR.size] = b"\xff" * NLATTR.size
-        self._header_mask = int.from_bytes(mask, "little")
+        self._header_mask = sum([0xFFFFFFFF << 8 * offset for offset in headers])
         self._headers = int.from_bytes(entry, "little") & self._header_mask
         # One struct takes all counters from an entry, in the order of their offsets.
         self.counters = tuple([counters[offset] for offset in sorted(counters)])
@@ -391,11 +387,11 @@ class _Layout:
 
 def _attributes(buffer: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield type, start and end of the payload of each attribute between two offsets."""
-    while start + NLATTR.size <= end:
-        length, type = NLATTR.unpack_from(buffer, start)
-        if not NLATTR.size <= length <= end - start:
+    while start + 4 <= end:
+        length, type = _unpack_header(buffer, start)
+        if not 4 <= length <= end - start:
             raise NetlinkDecodeError(f"the attribute at byte {start} says it has {length} bytes")
-        yield type & _TYPE_MASK, start + NLATTR.size, start + length
+        yield type & _TYPE_MASK, start + 4, start + length
         start += (length + 3) & ~3
 
 

@@ -1,0 +1,35 @@
+"""Builds dist/sriov-textfile.pyz: the program in one file, the same bytes at each build."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent
+TARGET = PROJECT / "dist/sriov-textfile.pyz"
+PACKAGE = PROJECT / "sriov_textfile"
+
+_MAIN = b"import sys\nfrom sriov_textfile.__main__ import main\nsys.exit(main())\n"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest that a zip file knows
+
+
+def build(target: Path = TARGET) -> None:
+    """Write the archive, whose layout is that of Python's zipapp module."""
+    sources = {
+        str(path.relative_to(PROJECT)): path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))
+    }
+    target.parent.mkdir(exist_ok=True)
+    with target.open("wb") as file:
+        file.write(b"#!/usr/bin/env python3\n")
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in {"__main__.py": _MAIN, **sources}.items():
+                info = zipfile.ZipInfo(name, _EPOCH)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                info.external_attr = 0o644 << 16
+                archive.writestr(info, data)
+    target.chmod(0o755)
+
+
+if __name__ == "__main__":
+    build()
+    print(f"built {TARGET.relative_to(PROJECT)}")
