@@ -15,7 +15,30 @@ from typing import Any
 
 import pytest
 
+from sriov_textfile.simulate.demo import pf, pods
 from tools.fetch import CACHE, debian_packages
+
+# What the demo simulates by default.
+PODS = pods([pf(number, vfs=6) for number in range(3)])
+
+
+def textfile_folder(work: Path) -> Path:
+    """Make a folder for node_exporter, with what kube-state-metrics would say of the pods."""
+    folder = work / "textfile"
+    folder.mkdir()
+    lines = ["# TYPE kube_pod_info gauge"]
+    lines += [
+        f'kube_pod_info{{namespace="{pod.namespace}",pod="{pod.name}",uid="{pod.uid}"}} 1'
+        for pod in PODS
+    ]
+    lines += ["# TYPE kube_pod_labels gauge"]
+    lines += [
+        f'kube_pod_labels{{namespace="{pod.namespace}",pod="{pod.name}",'
+        f'label_app_kubernetes_io_name="{pod.name.split("-")[0]}"}} 1'
+        for pod in PODS
+    ]
+    (folder / "kube_state_metrics.prom").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from e2e.conftest import Prometheus, free_port, get, prometheus_reading, started
-from e2e.test_queries import DOCUMENTED, PODS, kube_state_metrics
+from e2e.conftest import (
+    Prometheus,
+    free_port,
+    get,
+    prometheus_reading,
+    started,
+    textfile_folder,
+)
+from e2e.test_queries import DOCUMENTED
 
 
 @pytest.fixture(scope="module")
 def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped the demo's node over HTTP a few times."""
     work = tmp_path_factory.mktemp("prometheus")
-    folder = work / "textfile"
-    folder.mkdir()
-    (folder / "kube_state_metrics.prom").write_text(kube_state_metrics(PODS))
+    folder = textfile_folder(work)
     address = f"127.0.0.1:{free_port()}"
     serve = [sys.executable, "-m", "sriov_textfile", "demo", "serve", "--web.rate-limit=10"]
     metrics = f"http://{address}/metrics"

@@ -11,41 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from e2e.conftest import Prometheus, get, prometheus_reading
-from sriov_textfile.simulate.demo import pf, pods
-from sriov_textfile.simulate.kubernetes import SimulatedPod
+from e2e.conftest import Prometheus, get, prometheus_reading, textfile_folder
 
 DOCUMENTED = re.findall(
     r"```promql\n(.*?)\n```", (Path(__file__).parent.parent / "docs/queries.md").read_text()
 )
-
-# What the demo simulates by default.
-PODS = pods([pf(number, vfs=6) for number in range(3)])
-
-
-def kube_state_metrics(pods: list[SimulatedPod]) -> str:
-    """Return what kube-state-metrics would say of the pods, as far as the queries need it."""
-    lines = ["# TYPE kube_pod_info gauge"]
-    lines += [
-        f'kube_pod_info{{namespace="{pod.namespace}",pod="{pod.name}",uid="{pod.uid}"}} 1'
-        for pod in pods
-    ]
-    lines += ["# TYPE kube_pod_labels gauge"]
-    lines += [
-        f'kube_pod_labels{{namespace="{pod.namespace}",pod="{pod.name}",'
-        f'label_app_kubernetes_io_name="{pod.name.split("-")[0]}"}} 1'
-        for pod in pods
-    ]
-    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture(scope="module")
 def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped two collections of the demo's node."""
     work = tmp_path_factory.mktemp("prometheus")
-    folder = work / "textfile"
-    folder.mkdir()
-    (folder / "kube_state_metrics.prom").write_text(kube_state_metrics(PODS))
+    folder = textfile_folder(work)
     with prometheus_reading(folder, debian, work) as prometheus:
         for _ in range(2):
             demo = [sys.executable, "-m", "sriov_textfile", "demo"]

@@ -10,6 +10,7 @@ from typing import Any
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from sriov_textfile.host.rtnetlink import Link
+from sriov_textfile.simulate.rtnetlink import LinkVf
 
 Vfs = dict[int, dict[str, Any]]
 
@@ -88,3 +89,22 @@ def by_ip(link: dict[str, Any]) -> Vfs:
             "tx_dropped": tx["dropped"],
         }
     return vfs
+
+
+def as_said(link: Link) -> list[LinkVf]:
+    """Return what the driver must have said for the kernel to describe a link so."""
+    return [
+        LinkVf(
+            number=number,
+            mac=bytes.fromhex((vf.mac or "").replace(":", "")),
+            vlan=vf.vlan or 0,
+            qos=vf.qos or 0,
+            spoofchk=int(vf.spoofchk or 0),
+            link_state=_STATES.index(vf.link_state or ""),
+            min_tx_rate=vf.min_tx_rate or 0,
+            max_tx_rate=vf.max_tx_rate or 0,
+            trust=int(vf.trust or 0),
+            stats=vf.stats,
+        )
+        for number, vf in link.vfs.items()
+    ]

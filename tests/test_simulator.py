@@ -12,34 +12,16 @@ import pytest
 from sriov_textfile.host import rtnetlink
 from sriov_textfile.host.rtnetlink import decode_link
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
-from sriov_textfile.simulate.rtnetlink import LinkVf, encode_link
+from sriov_textfile.simulate.rtnetlink import encode_link
+from tests import peers
 from tests.conftest import CAPTURES, MakeHost
 from tests.test_decode_link import ALL, capture, list_offset
-
-
-def as_said(reply: bytes) -> list[LinkVf]:
-    """Return what the driver must have said for the kernel to send this reply."""
-    return [
-        LinkVf(
-            number=number,
-            mac=bytes.fromhex((vf.mac or "").replace(":", "")),
-            vlan=vf.vlan or 0,
-            qos=vf.qos or 0,
-            spoofchk=int(vf.spoofchk or 0),
-            link_state=("auto", "enable", "disable").index(vf.link_state or ""),
-            min_tx_rate=vf.min_tx_rate or 0,
-            max_tx_rate=vf.max_tx_rate or 0,
-            trust=int(vf.trust or 0),
-            stats=vf.stats,
-        )
-        for number, vf in decode_link(reply).vfs.items()
-    ]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_vf_list_is_the_kernels_byte_by_byte(name: str) -> None:
     reply = capture(name)
-    said = as_said(reply)
+    said = peers.as_said(decode_link(reply))
     simulated = encode_link("x", "0000:10:00.0", bytes(6), len(said), said)
     start, ours, length = list_offset(reply), list_offset(simulated), 4 + 296 * len(said)
     assert simulated[ours : ours + length] == reply[start : start + length]

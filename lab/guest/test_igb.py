@@ -15,7 +15,7 @@ from sriov_textfile.host.pci import Pf as Discovered
 from sriov_textfile.host.pci import discover
 from sriov_textfile.host.rtnetlink import decode_link
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
-from sriov_textfile.simulate.rtnetlink import LinkVf, encode_vf
+from sriov_textfile.simulate.rtnetlink import encode_vf
 
 Collect = Callable[..., Run]
 
@@ -126,20 +126,9 @@ def test_another_network_namespace_is_named_as_the_cause(
 def test_the_simulator_encodes_vfs_as_this_kernel_does(igb: list[Pf]) -> None:
     for pf in igb:
         reply = ask_kernel(pf.netdev)
-        for number, vf in decode_link(reply).vfs.items():
-            said = LinkVf(
-                number=number,
-                mac=bytes.fromhex((vf.mac or "").replace(":", "")),
-                vlan=vf.vlan or 0,
-                qos=vf.qos or 0,
-                spoofchk=int(vf.spoofchk or 0),
-                link_state=("auto", "enable", "disable").index(vf.link_state or ""),
-                min_tx_rate=vf.min_tx_rate or 0,
-                max_tx_rate=vf.max_tx_rate or 0,
-                trust=int(vf.trust or 0),
-                stats=vf.stats,
-            )
-            assert encode_vf(said) in reply
+        said = peers.as_said(decode_link(reply))
+        assert len(said) == 7
+        assert b"".join([encode_vf(vf) for vf in said]) in reply
 
 
 def test_the_simulators_sysfs_has_the_links_and_files_of_this_one(
