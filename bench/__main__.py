@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import measure, ways
-from sriov_textfile.host.rtnetlink import decode_link
+from sriov_textfile.host.rtnetlink import VF_STATS, decode_link
 from sriov_textfile.metrics import Family, labels
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 
@@ -140,6 +140,8 @@ def rendering() -> dict[str, float]:
     taken = measure.cpu_seconds({"render": lambda: render(families)}, seconds=1)["render"]
     return {
         "nanoseconds per sample": taken.median / samples * 1e9,
+        "series per VF by sysfs": len(families),
+        "series per VF by netlink": len(VF_STATS),
         "bytes per sample": len(render(families)) / samples,
     }
 
@@ -161,8 +163,9 @@ def main() -> None:
     decoded = decoding()
     _print_decoding(decoded)
     rendered = rendering()
+    print("\nthe page")
     for name, value in rendered.items():
-        print(f"exposition: {value:.0f} {name}")
+        print(f"  {value:.0f} {name}")
     results = {
         "python": python,
         "one-shot": {name: asdict(run) for name, run in runs.items()},

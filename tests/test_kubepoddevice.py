@@ -19,6 +19,7 @@ import pytest
 
 from sriov_textfile.kubelet.podresources import LIST
 from sriov_textfile.simulate.host import SimulatedPf
+from sriov_textfile.simulate.kubelet import response
 from sriov_textfile.simulate.kubernetes import (
     SimulatedContainer,
     SimulatedNode,
@@ -147,7 +148,7 @@ def test_a_response_of_more_than_four_megabytes(
 ) -> None:
     devices = {f"vendor.example/{'x' * 200}{n}": [f"0000:{n:02x}:00.0"] * 100 for n in range(256)}
     simulated = node(tmp_path, *[pod(f"p{n}", devices) for n in range(16)])
-    assert 4 << 20 < simulated.response().ByteSize() < 16 << 20
+    assert 4 << 20 < response(simulated.pods).ByteSize() < 16 << 20
     with simulated.running():
         run = collect(simulated, "--log.level=error")
     assert success(run) == "1"

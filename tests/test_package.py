@@ -98,6 +98,14 @@ def test_the_one_file_says_what_the_other_modes_need(
     )
 
 
+def test_the_one_file_has_the_demo_but_for_its_kubelet(pyz: Path) -> None:
+    done = run_pyz(pyz, "demo", "--pfs=2", "--vfs=4")
+    assert done.returncode == 0
+    assert "the simulated host has no kubelet: this needs Python's module grpc;" in done.stderr
+    assert done.stdout.count("sriov_vf_rx_bytes{") == 8
+    assert "sriov_kubepodcpu{" in done.stdout
+
+
 def test_the_one_file_says_what_a_collector_needs_and_writes_the_rest(
     pyz: Path, tmp_path: Path
 ) -> None:

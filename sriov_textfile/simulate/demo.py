@@ -7,10 +7,11 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sriov_textfile import flags, log
+from sriov_textfile.gather import missing
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
 
@@ -101,10 +102,16 @@ def host(arguments: Sequence[str]) -> Iterator[tuple[list[str], str]]:
         log.say(told)
         over = threading.Event()
         clock = threading.Thread(target=_keep_counting, args=(simulated, over))
-        with simulated.running(), node.running():
+        paths = simulated.flags + node.flags
+        with simulated.running(), ExitStack() as stack:
+            try:
+                stack.enter_context(node.running())
+            except ModuleNotFoundError as error:
+                log.say(f"the simulated host has no kubelet: {missing(error)}")
+                paths.append("--no-collector.kubepoddevice")
             clock.start()
             try:
-                yield simulated.flags + node.flags, simulated.rtnetlink
+                yield paths, simulated.rtnetlink
             finally:
                 over.set()
                 clock.join()

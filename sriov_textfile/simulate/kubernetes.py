@@ -1,29 +1,14 @@
-"""Simulates a Kubernetes node: its kubelet, and the cgroups and files that the kubelet makes."""
+"""Simulates a Kubernetes node: its pods, and the cgroups and files that its kubelet makes."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import Literal
-
-import grpc
-
-from sriov_textfile.kubelet.podresources import LIST
-from sriov_textfile.kubelet.podresources_pb2 import (
-    ClaimResource,
-    ContainerDevices,
-    ContainerResources,
-    DynamicResource,
-    ListPodResourcesRequest,
-    ListPodResourcesResponse,
-    PodResources,
-)
 
 
 @dataclass
@@ -123,51 +108,13 @@ class SimulatedNode:
             f"--path.nodecpuinfo={self.nodes}",
         ]
 
-    @contextmanager
     def running(
         self, fault: Literal["", "hangs", "lacks the API", "is cut off"] = ""
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Let the kubelet answer, for as long as the context lasts, or fail as told."""
-        over = Event()
+        from sriov_textfile.simulate import kubelet  # needs grpcio, which nothing else here does
 
-        def answer(request: ListPodResourcesRequest, context: grpc.ServicerContext) -> bytes:
-            response = self.response().SerializeToString()
-            if fault == "hangs":
-                over.wait()
-            return response[:-3] if fault == "is cut off" else response
-
-        handler: grpc.RpcMethodHandler[ListPodResourcesRequest, bytes]
-        handler = grpc.unary_unary_rpc_method_handler(
-            answer, request_deserializer=ListPodResourcesRequest.FromString
-        )
-        service, method = LIST.strip("/").split("/")
-        name = "v1.Nothing" if fault == "lacks the API" else service
-        server = grpc.server(
-            ThreadPoolExecutor(max_workers=4), options=[("grpc.max_send_message_length", -1)]
-        )
-        server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(name, {method: handler})]
-        )
-        server.add_insecure_port(f"unix:{self.socket}")
-        server.start()
-        try:
-            yield
-        finally:
-            over.set()
-            server.stop(grace=None).wait()
-
-    def response(self) -> ListPodResourcesResponse:
-        """Return what the kubelet says of its pods' devices."""
-        return ListPodResourcesResponse(
-            pod_resources=[
-                PodResources(
-                    name=pod.name,
-                    namespace=pod.namespace,
-                    containers=[_resources(container) for container in pod.containers],
-                )
-                for pod in self.pods
-            ]
-        )
+        return kubelet.running(str(self.socket), self.pods, fault)
 
     def container(self, pod: SimulatedPod, container: SimulatedContainer) -> Path:
         """Return a container's cgroup."""
@@ -191,20 +138,6 @@ class SimulatedNode:
                 if self.layout.runtime == "crio":
                     monitor = folder / f"crio-conmon-{container.id}.scope"
                     _write(monitor / "cpuset.cpus", "15")
-
-
-def _resources(container: SimulatedContainer) -> ContainerResources:
-    devices = [
-        ContainerDevices(resource_name=name, device_ids=ids)
-        for name, ids in container.devices.items()
-    ]
-    claims = [
-        ClaimResource(driver_name=driver, device_name=name)
-        for driver, names in container.claims.items()
-        for name in names
-    ]
-    dynamic = [DynamicResource(claim_resources=claims)] if claims else []
-    return ContainerResources(name=container.name, devices=devices, dynamic_resources=dynamic)
 
 
 def _write(path: Path, text: str) -> None:
