@@ -80,6 +80,7 @@ def run(
         from sriov_textfile.outputs import loop
 
         loop.run(gatherer, config.textfile_path, config.interval, log)
+        return 0
     try:
         once.collect(gatherer, config.textfile_path)
     except once.DeliveryError as error:

@@ -15,9 +15,15 @@ from sriov_textfile.outputs import once
 def run(gatherer: Gatherer, path: str, interval: float, log: Log) -> None:
     """Collect at once and then again `interval` seconds after each collection's end.
 
-    A collection that cannot be delivered is logged, and the next one runs. Raises SystemExit
-    when SIGTERM or SIGINT comes, whatever the program is at.
+    A collection that cannot be delivered is logged, and the next one runs. SIGTERM or SIGINT
+    ends it at once, with SystemExit, whatever the program is at.
     """
+    stopped = False
+
+    def stop(*unused: object) -> None:
+        nonlocal stopped
+        stopped = True  # in case that the exception comes where Python ignores it
+        raise SystemExit(0)
 
     def collect() -> None:
         try:
@@ -25,19 +31,15 @@ def run(gatherer: Gatherer, path: str, interval: float, log: Log) -> None:
         except once.DeliveryError as error:
             log.error(str(error))
 
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, _exit)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     scheduler = schedule.Scheduler()
     scheduler.every(interval).seconds.do(collect)  # type: ignore[arg-type]  # a float does, too
     scheduler.run_all()
-    while True:
+    while not stopped:
         idle = scheduler.idle_seconds or 0.0
         if idle > interval:  # The clock was set back.
             scheduler.run_all()
         elif idle > 0:
             time.sleep(idle)
         scheduler.run_pending()
-
-
-def _exit(*unused: object) -> None:
-    raise SystemExit(0)

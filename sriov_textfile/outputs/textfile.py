@@ -24,18 +24,32 @@ def write(path: str, data: bytes) -> None:
     folder = folder or "."
     prefix = f".{name[:60]}."  # A file's name has at most 255 bytes.
     _sweep(folder, prefix)
-    temporary, fd = _create(folder, prefix)
-    try:
+    while True:
+        # Known before it is there, so that it can be removed whenever the program is stopped.
+        number = os.urandom(_RANDOM_BYTES).hex()
+        temporary = f"{folder}/{prefix}{os.getpid()}.{number}.tmp"
         try:
-            os.fchmod(fd, 0o644)  # Whatever the umask: node_exporter runs as its own user.
-            write_all(fd, data)
-            os.fsync(fd)
-            os.rename(temporary, path)
-        finally:
-            os.close(fd)
-    except BaseException:
-        _remove(temporary)
-        raise
+            if _replace(temporary, path, data):
+                return
+        except BaseException:
+            _remove(temporary)
+            raise
+
+
+def _replace(temporary: str, path: str, data: bytes) -> bool:
+    """Write a temporary and rename it over `path`; return whether it was there to the end."""
+    fd = os.open(temporary, _CREATE, 0o600)
+    try:
+        _lock(fd, fcntl.LOCK_EX)
+        if not os.fstat(fd).st_nlink:
+            return False  # Another run swept it away before it was locked.
+        os.fchmod(fd, 0o644)  # Whatever the umask: node_exporter runs as its own user.
+        write_all(fd, data)
+        os.fsync(fd)
+        os.rename(temporary, path)
+    finally:
+        os.close(fd)
+    return True
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -51,17 +65,6 @@ def write_all(fd: int, data: bytes) -> None:
             import select  # For a pipe that somebody else made non-blocking.
 
             select.select([], [fd], [])
-
-
-def _create(folder: str, prefix: str) -> tuple[str, int]:
-    """Return path and descriptor of a new temporary, locked for as long as it is open."""
-    while True:
-        temporary = f"{folder}/{prefix}{os.getpid()}.{os.urandom(_RANDOM_BYTES).hex()}.tmp"
-        fd = os.open(temporary, _CREATE, 0o600)
-        _lock(fd, fcntl.LOCK_EX)
-        if os.fstat(fd).st_nlink:
-            return temporary, fd
-        os.close(fd)  # Another run swept it away before it was locked.
 
 
 def _sweep(folder: str, prefix: str) -> None:

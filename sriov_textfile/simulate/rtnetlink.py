@@ -6,6 +6,7 @@ net/core/rtnetlink.c. The tests and the lab compare its bytes with replies of re
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -181,9 +182,13 @@ class _Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         # A unix socket takes a message only as large as its buffer; 1024 VFs have 300 KiB.
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        while request := self.request.recv(4096):
-            answer = self.server.answer(request)
-            if self.server.stray:
-                self.request.send(self.server.stray)
-            if not self.server.mute:
-                self.request.send(answer)
+        with contextlib.suppress(ConnectionError):  # The other side may end at any moment.
+            while request := self.request.recv(4096):
+                self._answer(request)
+
+    def _answer(self, request: bytes) -> None:
+        answer = self.server.answer(request)
+        if self.server.stray:
+            self.request.send(self.server.stray)
+        if not self.server.mute:
+            self.request.send(answer)
