@@ -32,6 +32,7 @@ class Collector:
 
 COLLECTORS = (
     Collector("vfstats", True, "counters of every VF"),
+    Collector("vfinfo", False, "configuration of every VF: MAC, VLAN, trust, driver, netdev"),
     Collector("pfinfo", True, "every PF: its driver, the reader of its counters, its VFs"),
     Collector("kubepoddevice", False, "which pods hold which PCI devices"),
     Collector("kubepodcpu", False, "which pods have which CPUs to themselves"),

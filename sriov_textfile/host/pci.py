@@ -66,6 +66,17 @@ def discover(sysbuspci: str, skip: Callable[[str], None]) -> list[Pf]:
     return pfs
 
 
+def vf_driver_and_netdev(sysbuspci: str, address: str) -> tuple[str, str]:
+    """Return the driver that a VF is bound to and its netdev, each "" if it has none.
+
+    A VF that a pod or a virtual machine has is bound to vfio-pci, or its netdev is in another
+    network namespace. Raises OSError.
+    """
+    device = f"{sysbuspci}/{address}"
+    netdevs = sorted(_names(f"{device}/net"))
+    return _link_name(f"{device}/driver") or "", netdevs[0] if netdevs else ""
+
+
 def _ports(sysbuspci: str, address: str, skip: Callable[[str], None]) -> list[Pf]:
     """Return the PF at this address, once for each of its ports; none for another device.
 

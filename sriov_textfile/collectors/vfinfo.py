@@ -1,0 +1,71 @@
+"""vfinfo: how each VF is configured, and which driver and netdev has it."""
+
+from __future__ import annotations
+
+from sriov_textfile.host import pci
+from sriov_textfile.host.rtnetlink import NetlinkDecodeError, NetlinkError
+from sriov_textfile.metrics import Family, labels
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sriov_textfile.host.pci import Pf
+    from sriov_textfile.host.rtnetlink import Vf
+    from sriov_textfile.host.snapshot import Snapshot
+
+
+def collect(snapshot: Snapshot) -> Iterable[Family]:
+    """Return `sriov_vf_info` for each VF, and its rate limits where they are set.
+
+    The kernel is not asked again where vfstats has asked it. What it does not say, as of a VF
+    whose PF has no netdev, is an empty label.
+    """
+    info = Family("sriov_vf_info", "gauge", "A VF as its PF has configured it, and who has it.")
+    least = Family("sriov_vf_min_tx_rate_mbps", "gauge", "Rate that the VF is sure of, in Mbit/s.")
+    most = Family("sriov_vf_max_tx_rate_mbps", "gauge", "Rate that limits the VF, in Mbit/s.")
+    for pf in snapshot.pfs:
+        configured = _configured(snapshot, pf)
+        for number, address in pf.vfs.items():
+            where = {
+                "numa_node": pf.numa_node,
+                "pciAddr": address,
+                "pf": pf.netdev,
+                "vf": str(number),
+            }
+            vf = configured.get(number)
+            driver, netdev = pci.vf_driver_and_netdev(snapshot.config.sysbuspci, address)
+            info.add(labels(**where, driver=driver, netdev=netdev, **_settings(vf)), 1)
+            if vf and vf.min_tx_rate:
+                least.add(labels(**where), vf.min_tx_rate)
+            if vf and vf.max_tx_rate:
+                most.add(labels(**where), vf.max_tx_rate)
+    return info, least, most
+
+
+def _configured(snapshot: Snapshot, pf: Pf) -> dict[int, Vf]:
+    if not (pf.netdev and pf.vfs):
+        return {}
+    try:
+        return snapshot.link(pf).vfs
+    except (NetlinkError, NetlinkDecodeError) as error:
+        snapshot.problem(f"configuration of VFs, PF {pf.netdev}: {error}")
+        return {}
+
+
+def _settings(vf: Vf | None) -> dict[str, str]:
+    """Return the labels that rtnetlink fills; a VLAN of none is empty, not 0."""
+    vlan = vf.vlan if vf else None
+    return {
+        "mac": (vf.mac if vf else None) or "",
+        "vlan": str(vlan) if vlan else "",
+        "qos": str(vf.qos) if vf and vlan else "",
+        "vlan_proto": (vf.vlan_proto if vf and vlan else None) or "",
+        "spoofchk": _flag(vf.spoofchk if vf else None),
+        "trust": _flag(vf.trust if vf else None),
+        "link_state": (vf.link_state if vf else None) or "",
+    }
+
+
+def _flag(value: bool | None) -> str:
+    return "" if value is None else str(value).lower()
