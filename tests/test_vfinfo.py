@@ -16,9 +16,7 @@ def info(run: Run) -> list[dict[str, str]]:
     for line in run.out.splitlines():
         if line.startswith("sriov_vf_info{"):
             pairs = line.removeprefix("sriov_vf_info{").removesuffix("} 1").split(",")
-            found.append(
-                {key: value.strip('"') for key, _, value in (p.partition("=") for p in pairs)}
-            )
+            found.append(dict(pair.replace('"', "").split("=") for pair in pairs))
     return found
 
 
