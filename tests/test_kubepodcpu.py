@@ -180,6 +180,16 @@ def test_cpusets_are_compared_as_sets(host: Host, tmp_path: Path) -> None:
     assert sorted(pod_cpus(collect(host, node))) == sorted(EXPECTED)
 
 
+def test_a_container_that_still_has_an_older_shared_pool_has_no_cpus_of_its_own(
+    host: Host, tmp_path: Path
+) -> None:
+    """The kubelet writes the checkpoint first and the cpusets of the pool some seconds later."""
+    node = SimulatedNode(tmp_path / "node", PODS, pool="0-1,8-9")
+    for pod, container in ((PODS[0], PODS[0].containers[1]), (PODS[1], PODS[1].containers[0])):
+        (node.container(pod, container) / "cpuset.cpus").write_text("0-3,8-9\n")
+    assert sorted(pod_cpus(collect(host, node))) == sorted(EXPECTED)
+
+
 def test_a_container_that_may_use_all_of_the_pods_cpus_has_none_of_its_own(
     host: Host, tmp_path: Path
 ) -> None:
@@ -322,6 +332,15 @@ def test_no_cgroups_at_all_is_told_with_every_place_that_was_looked_at(
         " /nowhere/cpuset/kubepods.slice or /nowhere/kubepods.slice or /nowhere/kubepods;"
         " mount them there or set --path.kubecgroup" in run.log
     )
+
+
+def test_a_tree_without_pods_is_no_success(host: Host, tmp_path: Path) -> None:
+    """As of a kubelet with a cgroup root of its own, which the program cannot guess."""
+    (tmp_path / "cgroup/kubelet.slice/kubelet-kubepods.slice").mkdir(parents=True)
+    node = SimulatedNode(tmp_path / "node", PODS)
+    run = collect(host, node, f"--path.kubecgroup={tmp_path}/cgroup")
+    assert success(run) == "0"
+    assert f"{tmp_path}/cgroup/kubepods.slice or " in run.log
 
 
 def test_no_numa_topology(host: Host, tmp_path: Path) -> None:

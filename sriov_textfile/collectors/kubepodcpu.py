@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def collect(snapshot: Snapshot) -> Iterator[Family]:
     """Yield `sriov_cpu_info` and `sriov_kubepodcpu`; raises OSError, ValueError.
 
-    A container is one of the second if its cpuset is set, and is not that of the shared pool:
-    neither what all pods together may use nor the CPU manager's default set.
+    A container is one of the second if its cpuset is set, is not what all pods together may
+    use, and has no CPU of the CPU manager's default set, on which the shared pool runs. (While
+    that set changes, containers in the pool have the old one for some seconds.)
     """
     info = Family("sriov_cpu_info", "gauge", "A CPU that is online, and its NUMA node.")
     nodes = cpus.numa_nodes(snapshot.config.nodecpuinfo)
@@ -29,13 +30,15 @@ def collect(snapshot: Snapshot) -> Iterator[Family]:
     root = cgroups.find_root(snapshot.config.kubecgroup)
     if root != snapshot.config.kubecgroup.rstrip("/"):
         snapshot.log.info_once("pods' cgroups are elsewhere", path=root, flag="--path.kubecgroup")
-    shared = cgroups.pool_cpus(root)
+    pool = cgroups.pool_cpus(root)
+    default: frozenset[int] = frozenset()
     try:
-        shared.append(cpu_manager.default_cpus(snapshot.config.cpucheckpoint))
+        default = cpu_manager.default_cpus(snapshot.config.cpucheckpoint)
     except (OSError, ValueError) as error:
         snapshot.skip(f"the shared pool is taken from {root} alone: {error}")
     for container in cgroups.containers(root, snapshot.skip):
-        if container.cpus and container.cpus not in shared:
+        own = container.cpus not in pool and container.cpus.isdisjoint(default)
+        if container.cpus and own:
             for cpu in sorted(container.cpus):
                 series = labels(
                     container_id=container.id,

@@ -34,8 +34,7 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
             1,
         )
         series = labels(numa_node=pf.numa_node, pciAddr=pf.address, pf=pf.netdev)
-        if pf.total_vfs is not None:
-            total.add(series, pf.total_vfs)
+        total.add(series, pf.total_vfs)
         if pf.num_vfs is not None:
             existing.add(series, pf.num_vfs)
     return info, total, existing

@@ -50,21 +50,26 @@ def find_root(path: str) -> str:
     tree of cgroups. Raises OSError with all the places that were looked at.
     """
     path = path.rstrip("/")
-    for inside in _INSIDE:
-        if os.path.isdir(f"{path}/{inside}"):
-            return f"{path}/{inside}"
     parent, _, name = path.rpartition("/")
     places = [path, f"{parent}/{name}.slice"]
-    if parent.endswith("/cpuset"):  # a controller of v1; v2 has one tree for all
+    if not name.startswith("kubepods"):
+        places = [f"{path}/{inside}" for inside in _INSIDE] + [path]
+    elif parent.endswith("/cpuset"):  # a controller of v1; v2 has one tree for all
         parent = parent.removesuffix("/cpuset")
         places += [f"{parent}/{name}.slice", f"{parent}/{name}"]
     for place in places:
-        if os.path.isdir(place):
+        if _holds_pods(place):
             return place
     raise OSError(
         f"there are no cgroups of pods at {' or '.join(places)};"
         " mount them there or set --path.kubecgroup"
     )
+
+
+def _holds_pods(folder: str) -> bool:
+    if folder.endswith(("/kubepods", "/kubepods.slice")):
+        return os.path.isdir(folder)
+    return any(_POD.fullmatch(name) or _QOS.fullmatch(name) for name in _folders(folder))
 
 
 def pool_cpus(root: str) -> list[frozenset[int]]:
@@ -93,7 +98,12 @@ def _pod_containers(folder: str, skip: Callable[[str], None]) -> Iterator[Contai
     for name in _folders(folder):
         if pod := _POD.fullmatch(name):
             uid = pod[1].replace("_", "-")
-            for scope in _folders(f"{folder}/{name}"):
+            try:
+                scopes = _folders(f"{folder}/{name}")
+            except OSError as error:
+                skip(f"cannot read the containers of pod {uid}: {error}")
+                continue
+            for scope in scopes:
                 container = _CONTAINER.fullmatch(scope)
                 # CRI-O's monitor of a container has a scope beside it.
                 if container and not (container[1] or "").endswith("conmon"):

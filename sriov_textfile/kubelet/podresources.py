@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 
 # grpc's C core writes lines of its own to standard error; what matters reaches us as errors.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -69,6 +70,7 @@ def pod_devices(path: str, seconds: float) -> list[PodDevice]:
     Devices with other names (GPUs, huge pages) are left out. Raises KubeletError, after
     `seconds` at most.
     """
+    deadline = time.monotonic() + seconds
     _check_socket(path, seconds)
     options = [("grpc.max_receive_message_length", MAX_RESPONSE), ("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(f"unix:{path}", options=options) as channel:
@@ -78,7 +80,7 @@ def pod_devices(path: str, seconds: float) -> list[PodDevice]:
             response_deserializer=ListPodResourcesResponse.FromString,
         )
         try:
-            response = ask(ListPodResourcesRequest(), timeout=seconds)
+            response = ask(ListPodResourcesRequest(), timeout=deadline - time.monotonic())
         except grpc.RpcError as error:
             reason = _REASONS.get(error.code(), f"{error.code().name}: {error.details()}")
             raise KubeletError(
