@@ -61,6 +61,20 @@ def test_two_hundred_clients_that_send_a_byte_a_second(serve: Callable[..., Serv
     abuse.assert_survived({200})
 
 
+def test_clients_that_say_nothing_or_stop_in_the_middle(serve: Callable[..., Server]) -> None:
+    server = serve("--web.rate-limit=100")
+    abuse = Abuse(server)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(100)]
+        for client in clients[:50]:
+            client.sendall(b"GET /metrics HT")
+        end = time.monotonic() + 25
+        while time.monotonic() < end and not all(is_closed(client) for client in clients):
+            abuse.scrape(5)
+        assert [client for client in clients if not is_closed(client)] == []
+    abuse.assert_survived({200})
+
+
 def test_a_thousand_requests_at_once(serve: Callable[..., Server]) -> None:
     server = serve()
     abuse = Abuse(server)

@@ -69,6 +69,14 @@ def serve(gatherer: Gatherer, config: Config, log: Log) -> None:
         ident=None,
     )
     server.channel_class = _Channel
+    waitress_maintenance = server.maintenance
+
+    def maintenance(now: float) -> None:
+        waitress_maintenance(now)
+        for channel in server.active_channels.values():
+            channel.will_close |= channel.is_late()
+
+    server.maintenance = maintenance  # called every cleanup_interval
     signal.signal(signal.SIGTERM, _exit)
     log.info("listening", address=f"{host}:{listener.getsockname()[1]}")
     server.run()  # returns on SystemExit and KeyboardInterrupt
@@ -193,13 +201,23 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = _Parser
     error_task_class = _ErrorTask
 
+    def __init__(self, *arguments: object, **more: object) -> None:
+        super().__init__(*arguments, **more)
+        self._began = time.monotonic()
+        self._first = True  # whether no request has arrived yet
+
     def received(self, data: bytes) -> object:
-        now = time.monotonic()
-        if self.request is None:
-            self._began = now
-        elif now - self._began > _REQUEST_SECONDS:
-            self.will_close = True
-        return super().received(data)
+        if self.request is None and not self._first:
+            self._began = time.monotonic()
+        self.will_close |= self.is_late()
+        result = super().received(data)
+        self._first &= not self.requests
+        return result
+
+    def is_late(self) -> bool:
+        """Return whether a request has begun to arrive, or the first has not, for too long."""
+        waiting = self._first or self.request is not None
+        return waiting and time.monotonic() - self._began > _REQUEST_SECONDS
 
 
 class _ToLog(logging.Handler):
