@@ -66,6 +66,8 @@ def run(
     if values["version"]:
         return _show(f"sriov-textfile {__version__} (Python {sys.version.partition(' ')[0]})\n")
     command = " ".join(words) or "collect"
+    if "demo" in words:
+        raise flags.FlagError("demo must be the first word: sriov-textfile demo [COMMAND] [FLAGS]")
     if command not in ("collect", "serve"):
         raise flags.FlagError(
             f"unknown command {command}; use collect, serve or demo,"

@@ -61,7 +61,7 @@ def duration(text: str) -> float:
 
 
 def interval(text: str) -> float:
-    """Return the seconds in a duration; 0 stands for no repetition."""
+    """Return the seconds in a duration; an empty text, no repetition, is 0."""
     return 0.0 if text == "" else duration(text)
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sriov_textfile.log import Log
 
 
+# Packages whose names are not those of their modules.
+_PACKAGES = {"google": "protobuf", "grpc": "grpcio", "prometheus_client": "prometheus-client"}
+
+
 class GatherError(Exception):
     """Raised when a collection did not end within the flag `timeout`, or could not start."""
 
@@ -89,6 +93,7 @@ class _Collection:
                 duration.add(series, time.perf_counter() - start)
                 skipped.add(series, snapshot.skipped - skips)
             self.families += (success, duration, skipped, _build_info())
+            self._log.debug("collected", families=len(self.families))
         finally:
             snapshot.close()
             self.done = True
@@ -109,7 +114,8 @@ class _Collection:
 
 def missing(error: ModuleNotFoundError) -> str:
     """Say what to do about a package that is not there, as where the one-file program runs."""
-    return f"this needs Python's module {error.name}; `pip install sriov-textfile` brings it"
+    module = str(error.name).partition(".")[0]
+    return f"this needs a Python package: pip install {_PACKAGES.get(module, module)}"
 
 
 def _describe(error: Exception) -> str:

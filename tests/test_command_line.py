@@ -74,6 +74,7 @@ def test_exit_0_even_if_a_collector_failed(tmp_path: Path) -> None:
         (["demo", "--pfs=0"], "--pfs=0: use a whole number from 1 to 64"),
         (["demo", "--vfs=many"], "--vfs=many: use a whole number from 0 to 1024"),
         (["--pfs=1"], "unknown flag --pfs"),
+        (["--timeout=1s", "demo"], "demo must be the first word"),
         (["demo", f"--pfs={'9' * 5000}"], "use a whole number from 1 to 64"),
         (["--no-collector.netlink=true"], "--no-collector.netlink takes no value"),
         (["--timeout=a\nb"], "--timeout=a\\nb: use a duration"),

@@ -92,6 +92,14 @@ def test_without_a_path_each_collection_is_printed(start: Start) -> None:
     assert program.wait(10) == 0
 
 
+def test_a_reader_of_standard_output_that_goes_away_ends_it(start: Start) -> None:
+    program = start("--interval=10ms")
+    assert program.stdout
+    program.stdout.readline()
+    program.stdout.close()
+    assert program.wait(10) == 1
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_at_once_between_collections(
     start: Start, tmp_path: Path, stop: signal.Signals

@@ -85,23 +85,23 @@ def test_the_one_file_writes_what_the_installed_program_writes(pyz: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "module"), [(["serve"], "prometheus_client"), (["--interval=1s"], "schedule")]
+    ("arguments", "package"), [(["serve"], "prometheus-client"), (["--interval=1s"], "schedule")]
 )
 def test_the_one_file_says_what_the_other_modes_need(
-    pyz: Path, arguments: list[str], module: str
+    pyz: Path, arguments: list[str], package: str
 ) -> None:
     done = run_pyz(pyz, *arguments)
     assert done.returncode == 1
-    assert done.stderr == (
-        f"sriov-textfile: this needs Python's module {module};"
-        " `pip install sriov-textfile` brings it\n"
-    )
+    assert done.stderr == (f"sriov-textfile: this needs a Python package: pip install {package}\n")
 
 
 def test_the_one_file_has_the_demo_but_for_its_kubelet(pyz: Path) -> None:
     done = run_pyz(pyz, "demo", "--pfs=2", "--vfs=4")
     assert done.returncode == 0
-    assert "the simulated host has no kubelet: this needs Python's module grpc;" in done.stderr
+    assert (
+        "the simulated host has no kubelet: this needs a Python package: pip install grpcio"
+        in done.stderr
+    )
     assert done.stdout.count("sriov_vf_rx_bytes{") == 8
     assert "sriov_kubepodcpu{" in done.stdout
 
@@ -112,7 +112,7 @@ def test_the_one_file_says_what_a_collector_needs_and_writes_the_rest(
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
     done = run_pyz(pyz, *host.flags, "--collector.kubepoddevice")
     assert done.returncode == 0
-    assert "collector kubepoddevice: this needs Python's module grpc;" in done.stderr
+    assert "collector kubepoddevice: this needs a Python package: pip install grpcio" in done.stderr
     assert 'pf="ens1f0",vf="1"} 1003\n' in done.stdout
 
 

@@ -36,7 +36,7 @@ class Pf:
         self.netdev = ""  # net/<netdev>; "" for a PF that has none, as under vfio-pci
         self.driver = ""  # the last part of the link `driver`; "" for none
         self.numa_node = ""  # numa_node; "" where the kernel says -1
-        self.total_vfs: int | None = None  # sriov_totalvfs
+        self.total_vfs = 0  # sriov_totalvfs
         self.num_vfs: int | None = None  # sriov_numvfs
         self.switchdev = False  # whether phys_switch_id names an embedded switch
         self.vfs: dict[int, str] = {}  # virtfn<N>: PCI address of VF N, in the order of N

@@ -36,7 +36,7 @@ class Snapshot:
         self.deadline = deadline
         self.skipped = 0
         self.problems = 0
-        self._pfs: list[Pf] | None = None
+        self._pfs: list[Pf] | OSError | None = None
         self._rtnetlink: Rtnetlink | None = None
         self._links: dict[str, Link | Exception] = {}
         self._counters: dict[Pf, VfCounters] = {}
@@ -60,21 +60,25 @@ class Snapshot:
     def pfs(self) -> list[Pf]:
         """The PFs that the flags pf-include and pf-exclude leave; raises OSError."""
         if self._pfs is None:
-            include, exclude = self.config.pf_include, self.config.pf_exclude
             try:
-                pfs = pci.discover(self.config.sysbuspci, self.skip)
+                self._pfs = self._discover()
             except OSError as error:
-                raise OSError(
+                self._pfs = OSError(
                     f"cannot list PCI devices in {self.config.sysbuspci}: {error.strerror};"
                     " mount it there or set --path.sysbuspci"
-                ) from None
-            self._pfs = [
-                pf
-                for pf in pfs
-                if (include is None or include.search(pf.netdev))
-                and (exclude is None or not exclude.search(pf.netdev))
-            ]
+                )
+        if isinstance(self._pfs, OSError):
+            raise self._pfs
         return self._pfs
+
+    def _discover(self) -> list[Pf]:
+        include, exclude = self.config.pf_include, self.config.pf_exclude
+        return [
+            pf
+            for pf in pci.discover(self.config.sysbuspci, self.skip)
+            if (include is None or include.search(pf.netdev))
+            and (exclude is None or not exclude.search(pf.netdev))
+        ]
 
     def link(self, pf: Pf) -> Link:
         """Return the PF's link with its VFs; the kernel is asked the first time only.

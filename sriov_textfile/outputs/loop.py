@@ -30,6 +30,8 @@ def run(gatherer: Gatherer, path: str, interval: float, log: Log) -> None:
             once.collect(gatherer, path)
         except once.DeliveryError as error:
             log.error(str(error))
+            if not path:  # A reader of standard output that has gone does not come back.
+                raise SystemExit(1) from None
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

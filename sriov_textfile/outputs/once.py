@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 from sriov_textfile import exposition
 from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.outputs import textfile
 
 _STDOUT = 1
+_MENDS = {
+    errno.ENOENT: "make the folder",
+    errno.EACCES: "let this user write into the folder",
+    errno.EROFS: "let this service write there (ReadWritePaths=), or choose another path",
+    errno.ENOSPC: "free some space",
+}
 
 
 class DeliveryError(Exception):
@@ -22,17 +31,21 @@ def collect(gatherer: Gatherer, path: str) -> None:
     try:
         data = exposition.render(gatherer.gather())
     except GatherError as error:
-        left = f"{path} is as it was before" if path else "nothing was written"
-        raise DeliveryError(f"{error}; {left}") from None
+        raise DeliveryError(f"{error}; {_left(path)}") from None
     if not path:
         print_all(data)
         return
     try:
         textfile.write(path, data)
     except OSError as error:
+        mend = _MENDS.get(error.errno or 0, "choose another --textfile.path")
         raise DeliveryError(
-            f"cannot write {path}: {error.strerror}; {path} is as it was before"
+            f"cannot write {path}: {error.strerror}; {_left(path)}; {mend}"
         ) from None
+
+
+def _left(path: str) -> str:
+    return f"{path} is as it was before" if os.path.lexists(path) else "nothing was written"
 
 
 def print_all(data: bytes) -> None:
