@@ -65,11 +65,16 @@ def interval(text: str) -> float:
     return 0.0 if text == "" else duration(text)
 
 
-def count(text: str) -> int:
-    """Return a whole number from 1 to a million."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 8 and 1 <= int(text) <= 1_000_000):
-        raise ValueError("use a whole number from 1 to 1000000")
-    return int(text)
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return a parser that takes a whole number between two bounds."""
+
+    def parse(text: str) -> int:
+        digits = text.isascii() and text.isdecimal() and len(text) < 8
+        if not (digits and least <= int(text) <= most):
+            raise ValueError(f"use a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
 
 
 def regexp(text: str) -> re.Pattern[str] | None:
@@ -156,8 +161,10 @@ FLAGS = (
     Flag("interval", interval, "", "collect again and again, this long after each collection"),
     Flag("timeout", duration, "10s", "how long one whole collection may take"),
     Flag("web.listen-address", listen_address, ":9808", "address that serve listens on"),
-    Flag("web.rate-burst", count, "10", "requests that serve answers at once"),
-    Flag("web.rate-limit", count, "1", "requests that serve answers each second"),
+    Flag("web.rate-burst", whole_number(1, 1_000_000), "10", "requests that serve answers at once"),
+    Flag(
+        "web.rate-limit", whole_number(1, 1_000_000), "1", "requests that serve answers each second"
+    ),
     Flag("log.level", one_of(*log.LEVELS), "info", "least level that is logged"),
     Flag("log.format", one_of(*log.FORMATS), "logfmt", "format of log lines: logfmt or json"),
     Flag("help", boolean, "false", "print this help"),

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sriov_textfile.host.snapshot import Snapshot
 
 
+_SETTINGS = ("mac", "vlan", "qos", "vlan_proto", "spoofchk", "trust", "link_state")
+
+
 def collect(snapshot: Snapshot) -> Iterable[Family]:
     """Return `sriov_vf_info` for each VF, and its rate limits where they are set.
 
@@ -63,15 +66,17 @@ def _configured(snapshot: Snapshot, pf: Pf) -> dict[int, Vf]:
 
 def _settings(vf: Vf | None) -> dict[str, str]:
     """Return the labels that rtnetlink fills; a VLAN of none is empty, not 0."""
-    vlan = vf.vlan if vf else None
+    if vf is None:
+        return dict.fromkeys(_SETTINGS, "")
+    vlan = bool(vf.vlan)
     return {
-        "mac": (vf.mac if vf else None) or "",
-        "vlan": str(vlan) if vlan else "",
-        "qos": str(vf.qos) if vf and vlan else "",
-        "vlan_proto": (vf.vlan_proto if vf and vlan else None) or "",
-        "spoofchk": _flag(vf.spoofchk if vf else None),
-        "trust": _flag(vf.trust if vf else None),
-        "link_state": (vf.link_state if vf else None) or "",
+        "mac": vf.mac or "",
+        "vlan": str(vf.vlan) if vlan else "",
+        "qos": str(vf.qos) if vlan else "",
+        "vlan_proto": (vf.vlan_proto or "") if vlan else "",
+        "spoofchk": _flag(vf.spoofchk),
+        "trust": _flag(vf.trust),
+        "link_state": vf.link_state or "",
     }
 
 

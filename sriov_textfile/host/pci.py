@@ -95,15 +95,19 @@ def _ports(sysbuspci: str, address: str, skip: Callable[[str], None]) -> list[Pf
     total_vfs = read_int(f"{device}/sriov_totalvfs")
     if total_vfs is None or not (read(f"{device}/class") or "").startswith(_NETWORK_CLASSES):
         return []
-    ports = []
+    # The ports share the device, which is read once.
+    driver = _link_name(f"{device}/driver") or ""
+    numa_node = _number_or_empty(detail("numa_node"))
+    num_vfs = to_u64(detail("sriov_numvfs"))
     vfs = _vfs(device)
+    ports = []
     for netdev in _netdevs(f"{device}/net") or [""]:
         pf = Pf(address)
         pf.netdev = netdev
-        pf.driver = _link_name(f"{device}/driver") or ""
-        pf.numa_node = _number_or_empty(detail("numa_node"))
+        pf.driver = driver
+        pf.numa_node = numa_node
         pf.total_vfs = total_vfs
-        pf.num_vfs = to_u64(detail("sriov_numvfs"))
+        pf.num_vfs = num_vfs
         pf.switchdev = bool(netdev and detail(f"net/{netdev}/phys_switch_id"))
         pf.vfs = vfs
         ports.append(pf)

@@ -311,7 +311,7 @@ def _entry(reply: bytes, offset: int) -> bytes:
     """Return the IFLA_VF_INFO at an offset; empty if something else is there, or nothing."""
     if offset + NLATTR.size > len(reply):
         return b""
-    length, type = NLATTR.unpack_from(reply, offset)
+    length, type = _unpack_header(reply, offset)
     if type & _TYPE_MASK != IFLA_VF_INFO:
         return b""
     if not NLATTR.size <= length <= len(reply) - offset:
@@ -396,5 +396,5 @@ def _attributes(buffer: bytes, start: int, end: int) -> Iterator[tuple[int, int,
 
 
 def _u32(buffer: bytes, offset: int) -> int:
-    value: int = _U32.unpack_from(buffer, offset)[0]
+    value: int = _unpack_u32(buffer, offset)[0]
     return value

@@ -27,7 +27,6 @@ _QOS = re.compile(r"(?:[\w-]+-)?(?:burstable|besteffort)(?:\.slice)?")
 # cri-containerd-<id>.scope, crio-<id>.scope, docker-<id>.scope (systemd), <id> (cgroupfs).
 _CONTAINER = re.compile(r"(?:([a-z][a-z-]*)-)?([0-9a-f]{20,})(?:\.scope)?")
 
-
 # Where the pods' cgroups are in a tree of cgroups: v2, then v1, with either driver.
 _INSIDE = ("kubepods.slice", "kubepods", "cpuset/kubepods.slice", "cpuset/kubepods")
 
@@ -51,12 +50,13 @@ def find_root(path: str) -> str:
     """
     path = path.rstrip("/")
     parent, _, name = path.rpartition("/")
-    places = [path, f"{parent}/{name}.slice"]
     if not name.startswith("kubepods"):
-        places = [f"{path}/{inside}" for inside in _INSIDE] + [path]
-    elif parent.endswith("/cpuset"):  # a controller of v1; v2 has one tree for all
-        parent = parent.removesuffix("/cpuset")
-        places += [f"{parent}/{name}.slice", f"{parent}/{name}"]
+        places = [*[f"{path}/{inside}" for inside in _INSIDE], path]
+    else:
+        places = [path, f"{parent}/{name}.slice"]
+        if parent.endswith("/cpuset"):  # a controller of v1; v2 has one tree for all
+            parent = parent.removesuffix("/cpuset")
+            places += [f"{parent}/{name}.slice", f"{parent}/{name}"]
     for place in places:
         if _holds_pods(place):
             return place

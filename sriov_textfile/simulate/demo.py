@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,18 +19,9 @@ from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode
 _OWN_CPUS = (("2-3", "10-11"), ("4-5,12-13", "6-7"))
 
 
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isdecimal() and len(text) < 9 and least <= int(text) <= most):
-            raise ValueError(f"use a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
 FLAGS = (
-    flags.Flag("pfs", _number(1, 64), "3", "physical functions of the simulated host"),
-    flags.Flag("vfs", _number(0, 1024), "6", "virtual functions of each"),
+    flags.Flag("pfs", flags.whole_number(1, 64), "3", "physical functions of the simulated host"),
+    flags.Flag("vfs", flags.whole_number(0, 1024), "6", "virtual functions of each"),
 )
 
 
