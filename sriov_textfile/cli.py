@@ -1,6 +1,7 @@
 """From the command line to one mode of the program, and to an exit code.
 
-0: the metrics were delivered; 1: they could not be; 2: the command line is wrong.
+0: the metrics were delivered, or doctor found nothing; 1: they could not be, or it found
+something; 2: the command line is wrong.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sriov_textfile.simulate.host import SimulatedHost
+
 _USAGE = """\
 usage: sriov-textfile [COMMAND] [FLAGS]
 
@@ -27,6 +30,7 @@ commands:
   collect   gather once and write --textfile.path=FILE.prom, or standard output (the default)
             --interval=15s collects again and again until SIGTERM
   serve     answer GET /metrics on --web.listen-address
+  doctor    show every PF and VF, and say why a metric is missing; --json for machines
   demo      run any command on a simulated host; see sriov-textfile demo --help
 
 flags:
@@ -40,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["demo"]:
             from sriov_textfile.simulate import demo
 
-            with demo.host(arguments[1:]) as (paths, rtnetlink):
+            with demo.host(arguments[1:]) as (paths, host):
                 table = (*flags.FLAGS, *demo.FLAGS)
-                return run([*paths, *arguments[1:]], table, rtnetlink)
+                return run([*paths, *arguments[1:]], table, host)
         return run(arguments)
     except flags.FlagError as error:
         say(f"sriov-textfile: {error}")
@@ -53,12 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(
-    arguments: Sequence[str], table: Sequence[flags.Flag] = flags.FLAGS, rtnetlink: str = ""
+    arguments: Sequence[str],
+    table: Sequence[flags.Flag] = flags.FLAGS,
+    host: SimulatedHost | None = None,
 ) -> int:
     """Run any command but demo and return the exit code.
 
-    `rtnetlink` is the path of a unix socket that answers in the kernel's stead. Raises
-    FlagError.
+    A simulated `host` answers in the kernel's stead. Raises FlagError.
     """
     words, values = flags.parse(arguments, table)
     if values["help"]:
@@ -68,16 +73,22 @@ def run(
     command = " ".join(words) or "collect"
     if "demo" in words:
         raise flags.FlagError("demo must be the first word: sriov-textfile demo [COMMAND] [FLAGS]")
-    if command not in ("collect", "serve"):
+    if command not in ("collect", "serve", "doctor"):
         raise flags.FlagError(
-            f"unknown command {command}; use collect, serve or demo,"
+            f"unknown command {command}; use collect, serve, doctor or demo,"
             " and give a boolean flag its value as --flag=false"
         )
-    config = _config(values, rtnetlink)
+    config = _config(values, host.rtnetlink if host else "")
+    if command == "doctor":
+        return _doctor(config, bool(values["json"]), host)
+    if values["json"]:
+        raise flags.FlagError("--json goes with doctor")
     log = Log(config.log_level, config.log_format)
     gatherer = Gatherer(config, log)
-    if command == "serve":
-        return _serve(gatherer, config, log)
+    return (_serve if command == "serve" else _collect)(gatherer, config, log)
+
+
+def _collect(gatherer: Gatherer, config: Config, log: Log) -> int:
     if config.interval:
         from sriov_textfile.outputs import loop
 
@@ -103,6 +114,16 @@ def _serve(gatherer: Gatherer, config: Config, log: Log) -> int:
         log.error(str(error))
         return 1
     return 0
+
+
+def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
+    from sriov_textfile.doctor import examine, findings, show
+    from sriov_textfile.host import nic
+
+    report = examine.examine(config, host.nic if host else nic.describe)
+    report.findings = findings.findings(report)
+    text = show.as_json(report) if json else show.as_text(report, *show.terminal())
+    return _show(text) or int(bool(report.findings))
 
 
 def _show(text: str) -> int:

@@ -167,6 +167,7 @@ FLAGS = (
     ),
     Flag("log.level", one_of(*log.LEVELS), "info", "least level that is logged"),
     Flag("log.format", one_of(*log.FORMATS), "logfmt", "format of log lines: logfmt or json"),
+    Flag("json", boolean, "false", "let doctor print JSON"),
     Flag("help", boolean, "false", "print this help"),
     Flag("version", boolean, "false", "print the version"),
 )

@@ -66,7 +66,7 @@ class Host(SimulatedHost):
         """Run the program in this process."""
         self._capfd.readouterr()
         try:
-            code = cli.run([*self.flags, *arguments], rtnetlink=self.rtnetlink)
+            code = cli.run([*self.flags, *arguments], host=self)
         except flags.FlagError as error:
             pytest.fail(str(error))
         captured = self._capfd.readouterr()

@@ -68,7 +68,7 @@ def test_exit_0_even_if_a_collector_failed(tmp_path: Path) -> None:
     [
         (["--colector.vfstats"], "unknown flag --colector.vfstats"),
         (["--textfile.path=x.txt"], "--textfile.path=x.txt: node_exporter reads only"),
-        (["collcet"], "unknown command collcet; use collect, serve or demo"),
+        (["collcet"], "unknown command collcet; use collect, serve, doctor or demo"),
         (["collect", "collect"], "unknown command collect collect"),
         (["--collector.netlink", "false"], "give a boolean flag its value as --flag=false"),
         (["demo", "--pfs=0"], "--pfs=0: use a whole number from 1 to 64"),

@@ -17,8 +17,8 @@ from tests.conftest import Host, MakeHost
 
 # The program in a process of its own, on a host whose rtnetlink answers in this one.
 PROGRAM = (
-    "import sys; from sriov_textfile import cli;"
-    " sys.exit(cli.run(sys.argv[2:], rtnetlink=sys.argv[1]))"
+    "import sys, types; from sriov_textfile import cli;"
+    " sys.exit(cli.run(sys.argv[2:], host=types.SimpleNamespace(rtnetlink=sys.argv[1])))"
 )
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -33,7 +33,7 @@ def collect(snapshot: Snapshot) -> Iterator[Family]:
     pool = cgroups.pool_cpus(root)
     default: frozenset[int] = frozenset()
     try:
-        default = cpu_manager.default_cpus(snapshot.config.cpucheckpoint)
+        default = cpu_manager.read_checkpoint(snapshot.config.cpucheckpoint).default_cpus
     except (OSError, ValueError) as error:
         snapshot.skip(f"the shared pool is taken from {root} alone: {error}")
     for container in cgroups.containers(root, snapshot.skip):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sriov_textfile.host import pci
 from sriov_textfile.host.rtnetlink import NetlinkDecodeError, NetlinkError
 from sriov_textfile.metrics import Family, labels
 
@@ -37,21 +36,13 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
                 "vf": str(number),
             }
             vf = configured.get(number)
-            driver, netdev = _driver_and_netdev(snapshot, address)
+            driver, netdev = snapshot.vf_driver_and_netdev(address)
             info.add(labels(**where, driver=driver, netdev=netdev, **_settings(vf)), 1)
             if vf and vf.min_tx_rate:
                 least.add(labels(**where), vf.min_tx_rate)
             if vf and vf.max_tx_rate:
                 most.add(labels(**where), vf.max_tx_rate)
     return info, least, most
-
-
-def _driver_and_netdev(snapshot: Snapshot, address: str) -> tuple[str, str]:
-    try:
-        return pci.vf_driver_and_netdev(snapshot.config.sysbuspci, address)
-    except OSError as error:
-        snapshot.skip(f"cannot read driver and netdev of VF {address}: {error}")
-        return "", ""
 
 
 def _configured(snapshot: Snapshot, pf: Pf) -> dict[int, Vf]:

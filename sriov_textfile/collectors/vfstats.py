@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
     from sriov_textfile.host.snapshot import Snapshot
 
-# In the order in which they are written; a driver's own counters follow by name.
-_HELP = {
+# The counters that are known, in the order in which they are written; a driver's own follow by
+# name.
+HELP = {
     "rx_bytes": "Bytes that the VF received.",
     "tx_bytes": "Bytes that the VF sent.",
     "rx_packets": "Packets that the VF received.",
@@ -26,7 +27,7 @@ _HELP = {
 
 def collect(snapshot: Snapshot) -> Iterable[Family]:
     """Return a counter `sriov_vf_<name>` for each counter that a reader found for a VF."""
-    families = {name: _family(name, help) for name, help in _HELP.items()}
+    families = {name: _family(name, help) for name, help in HELP.items()}
     for pf in snapshot.pfs:
         counters = snapshot.vf_counters(pf).by_vf
         for vf, address in pf.vfs.items():
@@ -37,7 +38,7 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
                 if name not in families:
                     families[name] = _family(name, f"The driver's counter {name} of the VF.")
                 families[name].add(series, value)
-    known = [families.pop(name) for name in _HELP]
+    known = [families.pop(name) for name in HELP]
     return known + [families[name] for name in sorted(families)]
 
 

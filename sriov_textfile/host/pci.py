@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# PCI class codes, without the programming interface: Ethernet, InfiniBand, other network.
-_NETWORK_CLASSES = ("0x0200", "0x0207", "0x0280")
+# PCI class codes, without the programming interface.
+_NETWORK_CLASSES = {"0x0200": "Ethernet", "0x0207": "InfiniBand", "0x0280": "other network"}
 
 
 class Pf:
@@ -23,6 +23,7 @@ class Pf:
     __slots__ = (
         "address",
         "driver",
+        "kind",
         "netdev",
         "num_vfs",
         "numa_node",
@@ -33,6 +34,7 @@ class Pf:
 
     def __init__(self, address: str) -> None:
         self.address = address  # 0000:3b:00.0, the name below /sys/bus/pci/devices
+        self.kind = ""  # class: Ethernet, InfiniBand, other network
         self.netdev = ""  # net/<netdev>; "" for a PF that has none, as under vfio-pci
         self.driver = ""  # the last part of the link `driver`; "" for none
         self.numa_node = ""  # numa_node; "" where the kernel says -1
@@ -93,7 +95,8 @@ def _ports(sysbuspci: str, address: str, skip: Callable[[str], None]) -> list[Pf
 
     device = f"{sysbuspci}/{address}"
     total_vfs = read_int(f"{device}/sriov_totalvfs")
-    if total_vfs is None or not (read(f"{device}/class") or "").startswith(_NETWORK_CLASSES):
+    kind = _NETWORK_CLASSES.get((read(f"{device}/class") or "")[:6])
+    if total_vfs is None or kind is None:
         return []
     # The ports share the device, which is read once.
     driver = _link_name(f"{device}/driver") or ""
@@ -103,6 +106,7 @@ def _ports(sysbuspci: str, address: str, skip: Callable[[str], None]) -> list[Pf
     ports = []
     for netdev in _netdevs(f"{device}/net") or [""]:
         pf = Pf(address)
+        pf.kind = kind
         pf.netdev = netdev
         pf.driver = driver
         pf.numa_node = numa_node

@@ -76,15 +76,24 @@ class NetlinkError(OSError):
     """Raised when the kernel refuses a request or does not answer it."""
 
 
+class NoSuchNetdevError(NetlinkError):
+    """Raised when this network namespace has no netdev of that name."""
+
+
 class Link:
-    """A netdev as the kernel describes it: `vfs` has a Vf for each number that it lists."""
+    """A netdev as the kernel describes it: `vfs` has a Vf for each number that it lists.
 
-    __slots__ = ("name", "num_vfs", "vfs")
+    `wrapped` says whether that list is longer than its length of 16 bits can tell; programs
+    that believe the length find fewer VFs, or none.
+    """
 
-    def __init__(self, name: str, num_vfs: int, vfs: dict[int, Vf]) -> None:
+    __slots__ = ("name", "num_vfs", "vfs", "wrapped")
+
+    def __init__(self, name: str, num_vfs: int, vfs: dict[int, Vf], wrapped: bool) -> None:
         self.name = name  # IFLA_IFNAME
         self.num_vfs = num_vfs  # IFLA_NUM_VF; 0 where the kernel does not say
         self.vfs = vfs  # IFLA_VFINFO_LIST
+        self.wrapped = wrapped
 
 
 class Vf:
@@ -246,7 +255,7 @@ def _raise_refusal(reply: bytes, netdev: str) -> None:
         return
     code = -_I32.unpack_from(reply, NLMSGHDR.size)[0]
     if code == errno.ENODEV:
-        raise NetlinkError(
+        raise NoSuchNetdevError(
             f"the kernel knows no netdev {netdev} in this network namespace;"
             " run in the host's (in a pod: hostNetwork: true)"
         )
@@ -278,12 +287,15 @@ def decode_link(reply: bytes) -> Link:
         elif type == IFLA_VFINFO_LIST:
             # What follows the list cannot be found where the list's length has wrapped, and is
             # not needed: the kernel writes the attributes above before it.
-            return Link(name, num_vfs, _vfs(reply, start, stop, num_vfs, address_length))
-    return Link(name, num_vfs, {})
+            vfs, end_of_list = _vfs(reply, start, stop, num_vfs, address_length)
+            return Link(name, num_vfs, vfs, wrapped=end_of_list > stop)
+    return Link(name, num_vfs, {}, wrapped=False)
 
 
-def _vfs(reply: bytes, start: int, stop: int, num_vfs: int, address_length: int) -> dict[int, Vf]:
-    """Return the VFs of an IFLA_VFINFO_LIST whose payload starts at `start`.
+def _vfs(
+    reply: bytes, start: int, stop: int, num_vfs: int, address_length: int
+) -> tuple[dict[int, Vf], int]:
+    """Return the VFs of an IFLA_VFINFO_LIST whose payload starts at `start`, and where it ends.
 
     An attribute's length has 16 bits. The kernel writes a list of more than 64 KiB (222 VFs)
     all the same, and its length wraps, so `stop` is right only modulo 64 Ki. The entries are
@@ -304,7 +316,7 @@ def _vfs(reply: bytes, start: int, stop: int, num_vfs: int, address_length: int)
         entry = _entry(reply, offset)
     if (offset - stop) & 0xFFFF:
         raise NetlinkDecodeError(f"the VF list ends at byte {offset}, its length says {stop}")
-    return vfs
+    return vfs, offset
 
 
 def _entry(reply: bytes, offset: int) -> bytes:

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 class VfCounters:
-    """A PF's VF counters, and the readers that gave them."""
+    """A PF's VF counters, and the readers that gave them or failed."""
 
-    __slots__ = ("by_vf", "readers")
+    __slots__ = ("by_vf", "failures", "readers")
 
     def __init__(self) -> None:
         self.by_vf: dict[int, dict[str, int]] = {}  # counters by name, for each VF's number
-        self.readers: list[str] = []
+        self.readers: dict[str, int] = {}  # the number of VFs that each gave counters for
+        self.failures: dict[str, Exception] = {}
 
 
 class Snapshot:
@@ -101,6 +102,14 @@ class Snapshot:
             raise link
         return link
 
+    def vf_driver_and_netdev(self, address: str) -> tuple[str, str]:
+        """Return the driver that a VF is bound to and its netdev, each "" if it has none."""
+        try:
+            return pci.vf_driver_and_netdev(self.config.sysbuspci, address)
+        except OSError as error:
+            self.skip(f"cannot read driver and netdev of VF {address}: {error}")
+            return "", ""
+
     def vf_counters(self, pf: Pf) -> VfCounters:
         """Return the counters of the PF's VFs, from the readers in the order of their priority.
 
@@ -121,10 +130,11 @@ class Snapshot:
                 given = _READERS[reader](self, pf, missing)
             except (OSError, ValueError) as error:
                 self.problem(f"{reader} reader, PF {pf.netdev}: {error}")
+                counters.failures[reader] = error
                 continue
             if given:
                 counters.by_vf.update(given)
-                counters.readers.append(reader)
+                counters.readers[reader] = len(given)
         return counters
 
 

@@ -14,15 +14,25 @@ from sriov_textfile.host.files import read_at
 _MOST = 16 << 20  # bytes; an entry for each container of a full node makes 100 KB
 
 
-def default_cpus(path: str) -> frozenset[int]:
-    """Return the CPUs of the shared pool, on which every container without its own CPUs runs.
+class Checkpoint:
+    """What the CPU manager has written down."""
+
+    __slots__ = ("default_cpus", "policy")
+
+    def __init__(self, policy: str, default_cpus: frozenset[int]) -> None:
+        self.policy = policy  # policyName: static, or none, which gives no container its own CPUs
+        self.default_cpus = default_cpus  # defaultCpuSet: the shared pool, where all others run
+
+
+def read_checkpoint(path: str) -> Checkpoint:
+    """Return what the checkpoint at `path` says.
 
     Raises OSError if the file cannot be read, and ValueError if it is empty, half-written or
     no such file; both say which file.
     """
     try:
         state = json.loads(read_at(path, most=_MOST))
-        return parse_cpu_list(state["defaultCpuSet"])
+        return Checkpoint(str(state.get("policyName")), parse_cpu_list(state["defaultCpuSet"]))
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -48,7 +48,15 @@ _REASONS = {
 
 
 class KubeletError(OSError):
-    """Raised when the kubelet's socket cannot be used or its answer not read."""
+    """Raised when the kubelet's socket cannot be used or its answer not read.
+
+    It says why, and what to do where that is known.
+    """
+
+    def __init__(self, reason: str, mend: str = "") -> None:
+        super().__init__(f"{reason}; {mend}" if mend else reason)
+        self.reason = reason
+        self.mend = mend
 
 
 class PodDevice:
@@ -102,13 +110,13 @@ def _check_socket(path: str, seconds: float) -> None:
             probe.connect(path)
     except FileNotFoundError:
         mend = "mount it here or set --path.kubeletSocket"
-        raise KubeletError(f"there is no kubelet socket at {path}; {mend}") from None
+        raise KubeletError(f"there is no kubelet socket at {path}", mend) from None
     except PermissionError:
         mend = "run as root or as a user that may use it"
-        raise KubeletError(f"not permitted to use the kubelet socket at {path}; {mend}") from None
+        raise KubeletError(f"not permitted to use the kubelet socket at {path}", mend) from None
     except ConnectionRefusedError:
         mend = "is the kubelet running, and is it --path.kubeletSocket?"
-        raise KubeletError(f"nothing listens at {path}; {mend}") from None
+        raise KubeletError(f"nothing listens at {path}", mend) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise KubeletError(f"cannot connect to the kubelet at {path}: {reason}") from None

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from sriov_textfile import flags, log
@@ -25,23 +26,70 @@ FLAGS = (
 )
 
 
+# A netdev's name holds the PF's number. The last two kinds are there for doctor: a driver that
+# does not count, and a PF that was given away.
+_KINDS = (
+    SimulatedPf(
+        netdev="ens{}f0",
+        driver="ice",
+        driver_version="1.16.3",
+        firmware="4.60 0x8001e8b2 1.3682.0",
+        vf_driver="vfio-pci",
+    ),
+    SimulatedPf(
+        netdev="ens{}f0np0",
+        driver="mlx5_core",
+        driver_version="6.12.48",
+        firmware="22.43.2566 (MT_0000000359)",
+        speed=100_000,
+        sysfs="none",
+        switchdev=True,
+        vf_driver="mlx5_core",
+    ),
+    SimulatedPf(
+        netdev="ibs{}",
+        driver="mlx5_core",
+        driver_version="24.10-2.1.8",
+        firmware="28.43.2566 (MT_0000000838)",
+        speed=200_000,
+        pci_class=INFINIBAND,
+        sysfs="file",
+        vf_driver="mlx5_core",
+    ),
+    SimulatedPf(
+        netdev="ens{}f1",
+        driver="i40e",
+        driver_version="6.12.48",
+        firmware="9.50 0x8000f145 1.3682.0",
+        speed=10_000,
+        sysfs="none",
+    ),
+    SimulatedPf(
+        netdev="ens{}f2",
+        driver="igb",
+        driver_version="6.12.48",
+        firmware="3.30, 0x800005cf",
+        speed=1000,
+        sysfs="none",
+        counts=False,
+        vf_driver="igbvf",
+    ),
+    SimulatedPf(netdev="", driver="vfio-pci", sysfs="none", vf_driver="vfio-pci"),
+)
+
+
 def pf(number: int, vfs: int) -> SimulatedPf:
-    """Return the demo's PF of a number: one of four kinds in turn."""
+    """Return the demo's PF of a number: one of six kinds in turn."""
     domain, slot = divmod(number, 30)
-    kind = number % 4
-    name = ("ens{}f0", "ens{}f0np0", "ibs{}", "ens{}f1")[kind].format(number + 1)
-    return SimulatedPf(
+    kind = _KINDS[number % len(_KINDS)]
+    return replace(
+        kind,
         address=f"{domain:04x}:{16 + 8 * slot:02x}:00.0",
-        netdev=name,
+        netdev=kind.netdev.format(number + 1),
         vfs=vfs,
         total_vfs=max(64, vfs),
-        driver=("ice", "mlx5_core", "mlx5_core", "i40e")[kind],
-        pci_class=INFINIBAND if kind == 2 else "0x020000",
         numa_node=number % 2,
-        sysfs=("folder", "none", "file", "none")[kind],
         first_count=1_000_000 * number,
-        switchdev=kind == 1,
-        vf_driver=("vfio-pci", "mlx5_core", "mlx5_core", "iavf")[kind],
     )
 
 
@@ -76,11 +124,11 @@ def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
 
 
 @contextmanager
-def host(arguments: Sequence[str]) -> Iterator[tuple[list[str], str]]:
+def host(arguments: Sequence[str]) -> Iterator[tuple[list[str], SimulatedHost]]:
     """Run a host as the command line asks for, in a temporary folder.
 
-    Gives the flags that point the program at it, and its rtnetlink. Its counters grow as long
-    as the context lasts. Raises FlagError.
+    Gives the flags that point the program at it, and the host. Its counters grow as long as
+    the context lasts. Raises FlagError.
     """
     _, values = flags.parse(arguments, (*flags.FLAGS, *FLAGS))
     pfs, vfs = int(str(values["pfs"])), int(str(values["vfs"]))
@@ -102,7 +150,7 @@ def host(arguments: Sequence[str]) -> Iterator[tuple[list[str], str]]:
                 paths.append("--no-collector.kubepoddevice")
             clock.start()
             try:
-                yield paths, simulated.rtnetlink
+                yield paths, simulated
             finally:
                 over.set()
                 clock.join()

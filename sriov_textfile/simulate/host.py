@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sriov_textfile.host.nic import Nic
+from sriov_textfile.host.pci import Pf
 from sriov_textfile.simulate.rtnetlink import LinkVf, RtnetlinkServer, encode_link
 
 ETHERNET, INFINIBAND, OTHER_NETWORK = "0x020000", "0x020700", "0x028000"
@@ -50,6 +52,9 @@ class SimulatedPf:
     first_count: int = 0
     switchdev: bool = False  # with a representor for each VF, eth0, eth1 …
     second_port: str = ""  # netdev of a card's second port on the same PCI address
+    driver_version: str | None = None
+    firmware: str | None = None
+    speed: int | None = 25_000  # Mbit/s; None for a link that is down
     vf_driver: str = "iavf"  # vfio-pci leaves the VFs without netdevs
     vf_offset: int = 256  # from the PF's routing ID to VF 0's, and from VF to VF
     vf_stride: int = 1
@@ -141,6 +146,19 @@ class SimulatedHost:
         """Return the folder of a PCI device."""
         return self.bus / address
 
+    def nic(self, pf: Pf) -> Nic:
+        """Return what ethtool and devlink tell of a PF's NIC; no file has it."""
+        if not pf.netdev:
+            return Nic()
+        (simulated,) = [one for one in self.pfs if one.address == pf.address]
+        return Nic(
+            driver_version=simulated.driver_version,
+            firmware=simulated.firmware,
+            link_state="up" if simulated.speed else "down",
+            speed=simulated.speed,
+            eswitch_mode="switchdev" if simulated.switchdev else "legacy",
+        )
+
     def set_vfs(self, pf: SimulatedPf, count: int) -> None:
         """Create or remove VFs, as writing to sriov_numvfs does."""
         device = self.device(pf.address)
@@ -195,8 +213,13 @@ class SimulatedHost:
         device = self._add_device(address, pf.pci_class, pf.numa_node, pf.vf_driver, parent)
         (device / "physfn").symlink_to(f"../{pf.address}")
         (parent / pf.address / f"virtfn{vf}").symlink_to(f"../{address}")
-        if pf.netdev and pf.vf_driver != "vfio-pci":
-            self._add_netdev(device, f"{pf.netdev}v{vf}")
+        if pf.netdev and pf.vf_driver not in ("", "vfio-pci"):
+            name = f"{pf.netdev}v{vf}"
+            self._add_netdev(device, name)
+            statistics = device / "net" / name / "statistics"
+            statistics.mkdir()
+            for counter in ("rx_packets", "tx_packets"):
+                _write(statistics / counter, pf.counters(vf, self.seconds)[counter])
         if pf.sysfs != "none":
             (parent / pf.address / f"sriov/{vf}").mkdir(parents=True)
         self._write_counters(pf, vf)

@@ -1,0 +1,134 @@
+"""Asks a PF's netdev and driver what a person wants to know, and no metric needs.
+
+The formats: the kernel's include/uapi/linux/if.h, ethtool.h and devlink.h. pyroute2 speaks
+rtnetlink, ethtool and devlink; it has no request for the driver's version and firmware.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import socket
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from sriov_textfile.host.pci import Pf
+
+    Fact = TypeVar("Fact")
+
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GDRVINFO = 3
+_IFREQ = struct.Struct("16sP16x")  # name, address of the data
+# struct ethtool_drvinfo: command, driver, version, fw_version, and what is not used here
+_DRVINFO = struct.Struct("=I32s32s32s96x")
+_SPEED_UNKNOWN = (0, 0xFFFF, 0xFFFFFFFF)
+_ESWITCH_MODES = {0: "legacy", 1: "switchdev"}  # enum devlink_eswitch_mode
+
+
+class Nic:
+    """What a PF's driver says of its NIC; None is what cannot be had."""
+
+    __slots__ = ("driver_version", "eswitch_mode", "firmware", "link_state", "speed")
+
+    def __init__(
+        self,
+        driver_version: str | None = None,
+        firmware: str | None = None,
+        link_state: str | None = None,
+        speed: int | None = None,
+        eswitch_mode: str | None = None,
+    ) -> None:
+        self.driver_version = driver_version  # the kernel's, for a driver of its own source
+        self.firmware = firmware
+        self.link_state = link_state  # up, down, and what else IFLA_OPERSTATE has
+        self.speed = speed  # Mbit/s; None while there is no link
+        self.eswitch_mode = eswitch_mode  # legacy, switchdev; devlink tells it to root only
+
+
+def describe(pf: Pf) -> Nic:
+    """Return what can be had of a PF's NIC.
+
+    Raises ModuleNotFoundError where pyroute2 is not installed.
+    """
+    import pyroute2  # noqa: F401 - as long as a hundred collections, and not for them
+
+    if not pf.netdev:
+        return Nic(eswitch_mode=_if_any(_eswitch_mode, pf.address))
+    driver_version, firmware = _if_any(_driver_and_firmware, pf.netdev) or (None, None)
+    return Nic(
+        driver_version=driver_version,
+        firmware=firmware,
+        link_state=_if_any(_link_state, pf.netdev),
+        speed=_if_any(_speed, pf.netdev),
+        eswitch_mode=_if_any(_eswitch_mode, pf.address),
+    )
+
+
+def _if_any(ask: Callable[[str], Fact | None], about: str) -> Fact | None:
+    """Return the answer, or None if there is none.
+
+    Many drivers lack one or the other, each kernel and pyroute2 say so in ways of their own,
+    and nothing depends on it.
+    """
+    try:
+        return ask(about)
+    except Exception:
+        return None
+
+
+def _driver_and_firmware(netdev: str) -> tuple[str | None, str | None]:
+    info = array.array("B", _DRVINFO.pack(_ETHTOOL_GDRVINFO, b"", b"", b""))
+    request = _IFREQ.pack(os.fsencode(netdev), info.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+    _, _, version, firmware = _DRVINFO.unpack(info.tobytes())
+    return _text(version), _text(firmware)
+
+
+def _text(field: bytes) -> str | None:
+    text = field.partition(b"\0")[0].decode("utf-8", "replace").strip()
+    return None if text in ("", "N/A") else text
+
+
+def _link_state(netdev: str) -> str:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as rtnetlink:
+        # Without RTEXT_FILTER_VF: the VFs have been asked for already.
+        (link,) = rtnetlink.link("get", ifname=netdev, ext_mask=0)
+    state: str = link.get("operstate")
+    return state.lower()
+
+
+def _speed(netdev: str) -> int | None:
+    from pyroute2.ethtool.ioctl import IoctlEthtool
+
+    ethtool = IoctlEthtool(netdev)
+    try:
+        speed = int(ethtool.get_link_settings().speed)
+    finally:
+        ethtool.close()
+    return None if speed in _SPEED_UNKNOWN else speed
+
+
+def _eswitch_mode(address: str) -> str | None:
+    from pyroute2 import DL
+    from pyroute2.netlink import NLM_F_REQUEST
+    from pyroute2.netlink.devlink import DEVLINK_NAMES, devlinkcmd
+
+    with DL() as devlink:
+        for device in devlink.list():
+            if device.get("dev_name") != address:
+                continue
+            request = devlinkcmd()
+            request["cmd"] = DEVLINK_NAMES["DEVLINK_CMD_ESWITCH_GET"]
+            for name in ("DEVLINK_ATTR_BUS_NAME", "DEVLINK_ATTR_DEV_NAME"):
+                request["attrs"].append((name, device.get_attr(name)))
+            (answer,) = devlink.nlm_request(request, msg_type=devlink.prid, msg_flags=NLM_F_REQUEST)
+            return _ESWITCH_MODES.get(answer.get_attr("DEVLINK_ATTR_ESWITCH_MODE"))
+    return None

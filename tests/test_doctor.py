@@ -1,0 +1,575 @@
+"""doctor: what it shows of a host, and a finding for each thing that keeps a metric away."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sriov_textfile.doctor import node_exporter
+from sriov_textfile.host import nic
+from sriov_textfile.host.rtnetlink import NLMSGHDR
+from sriov_textfile.simulate import demo
+from sriov_textfile.simulate.host import INFINIBAND, SimulatedPf
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from tests.conftest import WITHOUT_PRIVILEGE, Host, MakeHost
+
+COUNTING = SimulatedPf(vfs=2)
+SILENT = SimulatedPf(vfs=2, driver="newnic", sysfs="none", counts=False, vf_driver="")
+
+
+def findings(host: Host, *flags: str) -> list[dict[str, str]]:
+    """Return what doctor finds, after a look at its exit code, and that its text says the same."""
+    run = host.collect("doctor", "--json", *flags)
+    report = json.loads(run.out)
+    found: list[dict[str, str]] = report["findings"]
+    assert run.code == (1 if found else 0)
+    assert report["healthy"] is (run.code == 0)
+    assert run.log == ""
+    text = " ".join(host.collect("doctor", *flags).out.split())
+    for number, one in enumerate(found, 1):
+        said = f"{number}. {one['what']} meaning {one['meaning']} to do {one['mend']}"
+        assert " ".join(said.split()) in text
+    return found
+
+
+def finding(host: Host, *flags: str) -> dict[str, str]:
+    (only,) = findings(host, *flags)
+    return only
+
+
+def finding_without_privilege(flag: str) -> dict[str, str]:
+    """Return what doctor finds on the demo's host for a user whom the modes of files bind."""
+    command = [sys.executable, "-m", "sriov_textfile", "demo", "doctor", "--json", flag]
+    done = subprocess.run([*WITHOUT_PRIVILEGE, *command], capture_output=True, text=True)
+    only: dict[str, str]
+    (only,) = json.loads(done.stdout)["findings"]
+    return only
+
+
+def report(host: Host, *flags: str) -> dict[str, Any]:
+    whole: dict[str, Any] = json.loads(host.collect("doctor", "--json", *flags).out)
+    return whole
+
+
+@contextmanager
+def demo_node(root: Path, pfs: list[SimulatedPf]) -> Iterator[SimulatedNode]:
+    node = SimulatedNode(root, demo.pods(pfs))
+    with node.running():
+        yield node
+
+
+# --- a whole host -----------------------------------------------------------------------
+
+
+def test_a_whole_host(
+    make_host: MakeHost, golden: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    host = make_host(*[demo.pf(number, vfs=4) for number in range(6)])
+    with demo_node(tmp_path, host.pfs) as node:
+        run = host.collect("doctor", *node.flags)
+    assert (run.code, run.log) == (1, "")
+    out = re.sub(r"/tmp/sriov-.{8}/", "/tmp/sriov-12345678/", run.out)
+    golden("doctor.txt", re.sub(r"(run by    )[^,]+,", r"\1root,", out))
+
+
+def test_a_whole_host_as_json(
+    make_host: MakeHost, golden: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    host = make_host(demo.pf(0, vfs=2), demo.pf(4, vfs=1))
+    with demo_node(tmp_path, host.pfs) as node:
+        run = host.collect("doctor", "--json", *node.flags)
+    assert (run.code, run.log) == (1, "")
+    out = re.sub(r"/tmp/sriov-.{8}/", "/tmp/sriov-12345678/", run.out)
+    golden("doctor.json", re.sub(r'"user": "[^"]+"', '"user": "root"', out))
+
+
+def test_a_host_on_which_all_is_well_has_no_findings(make_host: MakeHost) -> None:
+    run = make_host(COUNTING).collect("doctor")
+    assert run.code == 0
+    assert run.out.endswith("\nNo findings: nothing keeps a metric away.\n")
+
+
+def test_the_counters_shown_are_those_that_collect_writes(make_host: MakeHost) -> None:
+    host = make_host(demo.pf(0, vfs=3), demo.pf(1, vfs=3))
+    run = host.collect()
+    for pf in report(host)["pfs"]:
+        for vf in pf["vfs"]:
+            where = f'{{numa_node="{pf["numa_node"]}",pciAddr="{vf["address"]}"'
+            where += f',pf="{pf["netdev"]}",vf="{vf["number"]}"}}'
+            written = {
+                name.removeprefix("sriov_vf_").partition("{")[0]: int(value)
+                for name, value in run.samples.items()
+                if name.startswith("sriov_vf_") and name.endswith(where)
+            }
+            assert vf["counters"] == written
+
+
+def test_the_kernel_is_asked_once_for_each_pf(make_host: MakeHost) -> None:
+    host = make_host(demo.pf(0, vfs=3), demo.pf(1, vfs=3))
+    host.collect("doctor")
+    assert host.server.requests == {"ens1f0": 1, "ens2f0np0": 1}
+
+
+def test_pods_are_shown_where_there_is_a_kubelet_even_if_nobody_collects_them(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = make_host(demo.pf(0, vfs=2))
+    with demo_node(tmp_path, host.pfs) as node:
+        out = host.collect("doctor", f"--path.kubeletSocket={node.socket}").out
+    assert out.count("core/upf-0\n") == 2
+
+
+def reader(host: Host, name: str, *flags: str) -> tuple[int, str]:
+    """Return how many VFs of the only PF a reader serves, and why not all."""
+    (pf,) = report(host, *flags)["pfs"]
+    (one,) = [reader for reader in pf["readers"] if reader["name"] == name]
+    return one["vfs"], one["why_not"]
+
+
+def test_a_reader_that_serves_needs_no_reason(make_host: MakeHost) -> None:
+    assert reader(make_host(COUNTING), "sysfs") == (2, "")
+
+
+def test_a_reader_that_was_not_needed(make_host: MakeHost) -> None:
+    assert reader(make_host(COUNTING), "netlink") == (0, "sysfs served every VF")
+
+
+def test_a_reader_that_is_switched_off(make_host: MakeHost) -> None:
+    vfs, why_not = reader(make_host(COUNTING), "sysfs", "--collector.sysfs=false")
+    assert (vfs, why_not.partition(" by ")[0]) == (0, "switched off")
+
+
+def test_a_driver_without_statistics_in_sysfs(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2, driver="mlx5_core", sysfs="none"))
+    vfs, why_not = reader(host, "sysfs")
+    folder = f"{host.net}/ens1f0/device/sriov"
+    assert vfs == 0
+    assert why_not == f"driver mlx5_core publishes no VF counters: there is no {folder}"
+
+
+def test_a_reader_that_serves_some_vfs(make_host: MakeHost) -> None:
+    host = make_host(COUNTING)
+    stats = host.device(COUNTING.address) / "sriov/1/stats"
+    for file in stats.iterdir():
+        file.unlink()
+    assert reader(host, "sysfs") == (1, f"{host.net}/ens1f0/device/sriov has no statistics of them")
+    assert reader(host, "netlink") == (1, "sysfs served the others")
+
+
+# --- findings: PFs and VFs ---------------------------------------------------------------
+
+
+def test_no_pf_on_this_host(make_host: MakeHost) -> None:
+    found = finding(make_host())
+    assert found["code"] == "no-pf"
+    assert found["what"] == (
+        "no network device of this host can have VFs (none has sriov_totalvfs)"
+    )
+    assert "turn SR-IOV on in the firmware" in found["mend"]
+
+
+def test_no_pf_left_by_the_flags(make_host: MakeHost) -> None:
+    found = finding(make_host(COUNTING), "--collector.pf-exclude=ens1")
+    assert found["code"] == "no-pf"
+    assert found["what"] == "all 1 PFs are left out by --collector.pf-include or pf-exclude"
+
+
+def test_vfs_not_created(make_host: MakeHost) -> None:
+    found = finding(make_host(SimulatedPf(vfs=0, total_vfs=63)))
+    assert found["code"] == "no-vfs"
+    assert found["what"] == "ens1f0 has no VFs, and could have 63"
+    assert "echo N > /sys/bus/pci/devices/0000:10:00.0/sriov_numvfs" in found["mend"]
+
+
+def test_only_zeros_although_a_vfs_netdev_has_counted(make_host: MakeHost) -> None:
+    pf = SimulatedPf(vfs=2, driver="newnic", sysfs="none", counts=False, vf_driver="newvf")
+    found = finding(make_host(pf))
+    assert found["code"] == "only-zeros"
+    assert found["what"] == (
+        "all counters of the 2 VFs of ens1f0 are 0,"
+        " although ens1f0v0 (VF 0) itself has counted 3 packets"
+    )
+    assert found["meaning"] == (
+        "either they are all idle, or driver newnic gives the kernel no VF counters;"
+        " the kernel then reports zeros, which nobody can tell from idle VFs"
+    )
+    assert found["mend"].endswith("--collector.pf-exclude='^ens1f0$'")
+
+
+def test_only_zeros_although_a_pod_holds_a_vf(make_host: MakeHost, tmp_path: Path) -> None:
+    host = make_host(SILENT)
+    with demo_node(tmp_path, host.pfs) as node:
+        found = finding(host, "--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}")
+    assert found["what"].endswith("are 0, although core/upf-0 holds VF 0")
+
+
+def test_only_zeros_although_a_guest_has_a_vf(make_host: MakeHost) -> None:
+    pf = SimulatedPf(vfs=2, sysfs="none", counts=False, vf_driver="vfio-pci")
+    assert finding(make_host(pf))["what"].endswith("although VF 0 is bound to vfio-pci for a guest")
+
+
+def test_only_zeros_by_a_driver_that_is_known_for_it(make_host: MakeHost) -> None:
+    pf = SimulatedPf(vfs=2, driver="igb", sysfs="none", counts=False, vf_driver="")
+    found = finding(make_host(pf))
+    assert found["what"] == "all counters of the 2 VFs of ens1f0 are 0"
+    assert found["meaning"].startswith("driver igb gives the kernel no VF counters; ")
+
+
+def test_zeros_of_vfs_that_nobody_uses_are_no_finding(make_host: MakeHost) -> None:
+    assert findings(make_host(SILENT)) == []
+
+
+def test_zeros_that_sysfs_says_are_no_finding(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=1, vf_driver="vfio-pci"))
+    for file in (host.device("0000:10:00.0") / "sriov/0/stats").iterdir():
+        file.write_text("0\n")
+    assert findings(host) == []
+
+
+def test_another_network_namespace(make_host: MakeHost) -> None:
+    host = make_host(demo.pf(1, vfs=2), demo.pf(3, vfs=2))
+    host.server.describe = lambda netdev, sequence: None
+    found = finding(host)
+    assert found["code"] == "wrong-network-namespace"
+    assert found["what"] == (
+        "sysfs has the netdevs of PFs, and the kernel knows none of these here: ens2f0np0, ens4f1"
+    )
+    assert "hostNetwork: true" in found["mend"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "pci_class", "meaning", "mend"),
+    [
+        ("vfio-pci", "0x020000", "the PF belongs to a guest", "bind the PF to its network driver"),
+        ("", "0x020000", "no driver has the PF", "load its driver"),
+        ("mlx5_core", INFINIBAND, "only by IP over InfiniBand", "modprobe ib_ipoib"),
+        ("ice", "0x020000", "in another network namespace", "hostNetwork: true"),
+    ],
+)
+def test_a_pf_without_netdev(
+    make_host: MakeHost, driver: str, pci_class: str, meaning: str, mend: str
+) -> None:
+    pf = SimulatedPf(netdev="", vfs=2, driver=driver, pci_class=pci_class, sysfs="none")
+    found = finding(make_host(pf))
+    assert found["code"] == "no-netdev"
+    assert found["what"] == f"PF 0000:10:00.0 (driver {driver or 'none'}) has no netdev"
+    assert meaning in found["meaning"]
+    assert mend in found["mend"]
+
+
+def test_a_pf_that_no_reader_serves(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2, driver="mlx5_core", sysfs="none"))
+    found = finding(host, "--collector.netlink=false")
+    assert found["code"] == "no-counters"
+    assert found["what"] == "no reader has counters for 2 of the 2 VFs of ens1f0"
+    assert "sysfs: driver mlx5_core publishes no VF counters" in found["meaning"]
+    assert "netlink: switched off by --collector.netlink=false" in found["meaning"]
+
+
+def test_a_reader_that_fails(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2, sysfs="none"))
+    host.server.describe = lambda netdev, sequence: NLMSGHDR.pack(40, 0, 0, sequence, 0) + bytes(24)
+    found = finding(host)
+    assert found["code"] == "no-counters"
+    assert "netlink: the reply is of type 0, not RTM_NEWLINK" in found["meaning"]
+
+
+@pytest.mark.parametrize("vfs", [221, 222])
+def test_more_vfs_than_other_tools_can_see(make_host: MakeHost, vfs: int) -> None:
+    found = findings(make_host(SimulatedPf(vfs=vfs, total_vfs=256, sysfs="none", vf_driver="")))
+    assert [one["code"] for one in found] == ["more-vfs-than-other-tools-see"] * (vfs == 222)
+    for one in found:
+        assert one["what"].startswith("the kernel's list of the 222 VFs of ens1f0 is longer than")
+        assert "ip, pyroute2 and exporters" in one["meaning"]
+
+
+def test_what_cannot_be_read(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2))
+    stats = host.device("0000:10:00.0") / "sriov/1/stats"
+    (stats / "rx_bytes").write_text("many\n")
+    found = finding(host)
+    assert found["code"] == "skipped"
+    assert found["what"].endswith("1/stats: rx_bytes is 'many' and no counter of 64 bits")
+
+
+# --- findings: mounts, the kubelet and CPUs ----------------------------------------------
+
+
+def test_a_container_without_the_hosts_pci_devices(make_host: MakeHost) -> None:
+    found = finding(make_host(COUNTING), "--path.sysbuspci=/host/sys/bus/pci/devices")
+    assert (found["code"], found["about"]) == ("missing-mount", "--path.sysbuspci")
+    assert found["what"] == (
+        "cannot list PCI devices in /host/sys/bus/pci/devices: No such file or directory"
+    )
+    assert "mount the host's there" in found["mend"]
+
+
+def test_a_container_without_the_hosts_netdevs(make_host: MakeHost) -> None:
+    found = finding(make_host(COUNTING), "--path.sysclassnet=/host/sys/class/net")
+    assert (found["code"], found["about"]) == ("missing-mount", "--path.sysclassnet")
+    assert found["what"] == "/host/sys/class/net has none of the PFs' netdevs (ens1f0 …)"
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("path.cpucheckpoint", "cannot read /host/nothing: No such file or directory"),
+        ("path.kubecgroup", "there are no cgroups of pods at /host/nothing/kubepods.slice or"),
+        ("path.nodecpuinfo", "No such file or directory: '/host/nothing'"),
+    ],
+)
+def test_a_container_without_a_mount_that_kubepodcpu_needs(
+    make_host: MakeHost, tmp_path: Path, flag: str, words: str
+) -> None:
+    host = make_host(COUNTING)
+    flags = [one for one in SimulatedNode(tmp_path, []).flags if "Socket" not in one]
+    flags.remove("--collector.kubepoddevice")
+    assert findings(host, *flags) == []
+    found = finding(host, *flags, f"--{flag}=/host/nothing")
+    assert (found["code"], found["about"]) == ("missing-mount", f"--{flag}")
+    assert words in found["what"]
+    assert f"--{flag}" in found["mend"]
+
+
+def test_no_kubelet_socket(make_host: MakeHost, tmp_path: Path) -> None:
+    flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={tmp_path}/none"]
+    found = finding(make_host(COUNTING), *flags)
+    assert found["code"] == "kubelet"
+    assert found["what"] == f"there is no kubelet socket at {tmp_path}/none"
+    assert found["mend"] == "mount it here or set --path.kubeletSocket"
+
+
+def test_a_kubelet_socket_that_is_forbidden(make_host: MakeHost, tmp_path: Path) -> None:
+    make_host(COUNTING)
+    folder = tmp_path / "pod-resources"
+    with demo_node(folder, []) as node:
+        folder.chmod(0)
+        found = finding_without_privilege(f"--path.kubeletSocket={node.socket}")
+        folder.chmod(0o755)
+    assert found["what"] == f"not permitted to use the kubelet socket at {node.socket}"
+    assert found["mend"] == "run as root or as a user that may use it"
+
+
+def test_a_kubelet_that_hangs(make_host: MakeHost, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path, [])
+    flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}", "--timeout=0.3s"]
+    with node.running("hangs"):
+        found = finding(make_host(COUNTING), *flags)
+    assert "did not answer within 0.3 s" in found["what"]
+    assert "journalctl -u kubelet" in found["mend"]
+
+
+def test_a_cpu_manager_policy_that_gives_no_pod_its_own_cpus(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    node = SimulatedNode(tmp_path, [])
+    node.checkpoint.write_text('{"policyName":"none","defaultCpuSet":"","checksum":1}\n')
+    flags = [one for one in node.flags if "kubepoddevice" not in one]
+    found = finding(make_host(COUNTING), *flags)
+    assert found["code"] == "cpu-manager-policy"
+    assert found["what"] == "the kubelet's CPU manager has the policy none"
+    assert "cpuManagerPolicy: static" in found["mend"]
+
+
+# --- findings: the textfile --------------------------------------------------------------
+
+
+@contextmanager
+def running_node_exporter(folder: Path) -> Iterator[int]:
+    """Run a process that is called as node_exporter is: doctor knows it by its command line."""
+    words = ["node_exporter", "-c", "import time; time.sleep(60)"]
+    words.append(f"--collector.textfile.directory={folder}")
+    process = subprocess.Popen(words, executable=sys.executable)
+    try:
+        while b"node_exporter" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_textfile_that_all_is_well_with(make_host: MakeHost, tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    host = make_host(COUNTING)
+    host.collect(f"--textfile.path={path}")
+    with running_node_exporter(tmp_path) as pid:
+        assert findings(host, f"--textfile.path={path}") == []
+        out = " ".join(host.collect("doctor", f"--textfile.path={path}").out.split())
+    assert f"{path}: written 0 s ago; node_exporter (process {pid}) reads its folder" in out
+
+
+def test_a_textfile_folder_that_is_missing(make_host: MakeHost, tmp_path: Path) -> None:
+    found = finding(make_host(COUNTING), f"--textfile.path={tmp_path}/none/sriov.prom")
+    assert found["code"] == "textfile-folder-missing"
+    assert found["what"] == f"there is no folder {tmp_path}/none"
+    assert found["mend"].startswith("make the folder")
+
+
+def test_a_textfile_folder_that_this_user_may_not_write_into(tmp_path: Path) -> None:
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    (folder / "sriov.prom").write_text("")
+    folder.chmod(0o555)
+    with running_node_exporter(folder):
+        found = finding_without_privilege(f"--textfile.path={folder}/sriov.prom")
+    assert found["code"] == "textfile-not-writable"
+    assert found["what"].endswith(f" may not write into {folder}")
+    assert f"chmod g+w {folder}" in found["mend"]
+
+
+def test_a_textfile_folder_that_node_exporter_does_not_read(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    path = tmp_path / "sriov.prom"
+    path.touch()
+    other = tmp_path / "other"
+    with running_node_exporter(other) as pid:
+        found = finding(make_host(COUNTING), f"--textfile.path={path}")
+    assert found["code"] == "textfile-not-read"
+    assert found["what"].startswith(f"no node_exporter reads {tmp_path}: ")
+    assert f"process {pid} reads {other}" in found["what"]
+    assert f"--collector.textfile.directory={tmp_path}" in found["mend"]
+
+
+def test_a_textfile_that_is_not_there_yet(make_host: MakeHost, tmp_path: Path) -> None:
+    with running_node_exporter(tmp_path):
+        found = finding(make_host(COUNTING), f"--textfile.path={tmp_path}/sriov.prom")
+    assert found["code"] == "textfile-missing"
+    assert found["what"] == f"there is no {tmp_path}/sriov.prom"
+
+
+@pytest.mark.parametrize(("age", "interval", "stale"), [(200, "", 0), (400, "", 1), (400, "3m", 0)])
+def test_a_textfile_that_is_stale(
+    make_host: MakeHost, tmp_path: Path, age: int, interval: str, stale: int
+) -> None:
+    path = tmp_path / "sriov.prom"
+    path.touch()
+    os.utime(path, (time.time() - age, time.time() - age))
+    flags = [f"--textfile.path={path}", f"--interval={interval}"]
+    with running_node_exporter(tmp_path):
+        found = findings(make_host(COUNTING), *flags)
+    assert [one["code"] for one in found] == ["textfile-stale"] * stale
+    for one in found:
+        assert re.fullmatch(rf"{path} was written 40\d s ago", one["what"])
+        assert "systemctl status sriov-textfile.timer" in one["mend"]
+
+
+# --- node_exporter's command line --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (["/usr/bin/node_exporter"], ""),
+        (["/usr/bin/prometheus-node-exporter"], "/var/lib/prometheus/node-exporter"),
+        (["node_exporter", "--collector.textfile.directory=/a"], "/a"),
+        (["node_exporter", "--collector.textfile.directory", "/a"], "/a"),
+        (["node_exporter", "--collector.textfile.directory=/a", "--no-collector.textfile"], ""),
+        (
+            ["node_exporter", "--collector.textfile.directory=/a", "--collector.disable-defaults"],
+            "",
+        ),
+    ],
+)
+def test_the_folder_that_a_node_exporter_reads(
+    tmp_path: Path, words: list[str], folder: str
+) -> None:
+    (tmp_path / "123").mkdir()
+    (tmp_path / "123/cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in words))
+    (tmp_path / "self").mkdir()
+    (one,) = node_exporter.running("/a", str(tmp_path))
+    assert (one.pid, one.folder, one.reads_ours) == (123, folder, folder == "/a")
+
+
+def test_a_host_without_node_exporter(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/cmdline").write_bytes(b"/sbin/init\0")
+    assert node_exporter.running("/a", str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(("namespace", "first"), [(4026531836, True), (4026532777, False)])
+def test_whether_the_hosts_processes_are_seen(tmp_path: Path, namespace: int, first: bool) -> None:
+    (tmp_path / "self/ns").mkdir(parents=True)
+    (tmp_path / "self/ns/pid").symlink_to(f"pid:[{namespace}]")
+    assert node_exporter.sees_processes(str(tmp_path)) is first
+
+
+# --- the terminal, and what is not there -------------------------------------------------
+
+
+def on_a_terminal(**environment: str) -> bytes:
+    """Return what doctor writes to a terminal."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "sriov_textfile", "demo", "--vfs=0", "doctor"],
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+    ):
+        os.close(theirs)
+        out = b""
+        try:
+            while more := os.read(ours, 65536):
+                out += more
+        except OSError:  # Linux' way to say that the other side is closed.
+            pass
+    os.close(ours)
+    return out
+
+
+def test_colours_on_a_terminal_only(make_host: MakeHost) -> None:
+    assert b"\x1b[31m3 findings\x1b[0m" in on_a_terminal(NO_COLOR="")
+    assert "\x1b" not in make_host().collect("doctor").out
+
+
+def test_no_colours_for_a_user_who_wants_none() -> None:
+    assert b"\x1b" not in on_a_terminal(NO_COLOR="1")
+
+
+def test_sentences_are_wrapped_at_the_terminals_width() -> None:
+    assert max(map(len, on_a_terminal(NO_COLOR="1", COLUMNS="70").splitlines())) <= 70
+
+
+def test_without_pyroute2_only_the_nics_details_are_missing(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyroute2", None)
+    host = make_host(COUNTING)
+    monkeypatch.setattr(host, "nic", nic.describe)
+    run = host.collect("doctor")
+    assert run.code == 0
+    said = (
+        "drivers' versions, firmware and links: this needs a Python package: pip install pyroute2"
+    )
+    assert f"NICs      {said}" in run.out
+
+
+@pytest.mark.parametrize(("netdev", "states"), [("lo", ["unknown", "down"]), ("none", [None])])
+def test_a_netdev_that_is_no_nic_has_no_details(netdev: str, states: list[str | None]) -> None:
+    # In a process of its own, for pyroute2 leaves sockets open where the kernel has no devlink.
+    code = f"from sriov_textfile.host.nic import describe; pf = lambda: 0; pf.netdev = {netdev!r}\n"
+    code += "pf.address = '0000:99:00.0'; facts = describe(pf)\n"
+    code += "print([getattr(facts, name) for name in facts.__slots__])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    driver_version, eswitch_mode, firmware, link_state, speed = eval(done.stdout)
+    assert (driver_version, eswitch_mode, firmware, speed) == (None,) * 4
+    assert link_state in states
+
+
+def test_json_goes_with_doctor_only() -> None:
+    run = [sys.executable, "-m", "sriov_textfile", "demo", "collect", "--json"]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "sriov-textfile: --json goes with doctor\n" in done.stderr
