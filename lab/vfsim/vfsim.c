@@ -4,7 +4,8 @@
  *
  * Each PF is a device on a bus of this module, whose num_vf() answers the parameter `vfs`, with a
  * netdev pf0, pf1 ... that describes its VFs to rtnetlink as a NIC's driver does. No packet is
- * ever sent: the counters hold what the module put there.
+ * ever sent: the counters hold what the module put there. ethtool knows version, firmware and
+ * speed, and devlink the mode of the embedded switch: switchdev for odd PFs, legacy for even ones.
  *
  * /sys/kernel/debug/vfsim/<netdev>  a line for each VF: its number, its eight counters in the
  *                                   order of struct ifla_vf_stats' attributes, and how often its
@@ -17,12 +18,14 @@
 #include <linux/debugfs.h>
 #include <linux/device.h>
 #include <linux/etherdevice.h>
+#include <linux/ethtool.h>
 #include <linux/if_link.h>
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/rtnetlink.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <net/devlink.h>
 
 #define COUNTERS 8
 
@@ -43,7 +46,9 @@ struct vfsim_vf {
 struct vfsim_pf {
 	struct device dev;
 	struct net_device *netdev;
+	struct devlink *devlink;
 	struct vfsim_vf *vf;
+	int number;
 };
 
 static struct vfsim_pf **pf_list;
@@ -118,6 +123,38 @@ static const struct net_device_ops vfsim_ops = {
 	.ndo_get_vf_stats = vfsim_get_vf_stats,
 };
 
+static void vfsim_get_drvinfo(struct net_device *netdev, struct ethtool_drvinfo *info)
+{
+	strscpy(info->driver, "vfsim", sizeof(info->driver));
+	strscpy(info->version, "1.2.3", sizeof(info->version));
+	strscpy(info->fw_version, "4.5.6", sizeof(info->fw_version));
+}
+
+static int vfsim_get_link_ksettings(struct net_device *netdev,
+				    struct ethtool_link_ksettings *settings)
+{
+	settings->base.speed = SPEED_25000;
+	settings->base.duplex = DUPLEX_FULL;
+	return 0;
+}
+
+static const struct ethtool_ops vfsim_ethtool_ops = {
+	.get_drvinfo = vfsim_get_drvinfo,
+	.get_link_ksettings = vfsim_get_link_ksettings,
+};
+
+static int vfsim_eswitch_mode_get(struct devlink *devlink, u16 *mode)
+{
+	struct vfsim_pf **pf = devlink_priv(devlink);
+
+	*mode = (*pf)->number % 2 ? DEVLINK_ESWITCH_MODE_SWITCHDEV : DEVLINK_ESWITCH_MODE_LEGACY;
+	return 0;
+}
+
+static const struct devlink_ops vfsim_devlink_ops = {
+	.eswitch_mode_get = vfsim_eswitch_mode_get,
+};
+
 static int vfsim_show(struct seq_file *file, void *unused)
 {
 	struct vfsim_pf *pf = file->private;
@@ -153,6 +190,7 @@ static void vfsim_setup(struct net_device *netdev)
 {
 	ether_setup(netdev);
 	netdev->netdev_ops = &vfsim_ops;
+	netdev->ethtool_ops = &vfsim_ethtool_ops;
 	eth_hw_addr_random(netdev);
 }
 
@@ -168,6 +206,8 @@ static void vfsim_remove(struct vfsim_pf *pf)
 {
 	unregister_netdev(pf->netdev);
 	free_netdev(pf->netdev);
+	devlink_unregister(pf->devlink);
+	devlink_free(pf->devlink);
 	device_unregister(&pf->dev);
 }
 
@@ -196,24 +236,35 @@ static struct vfsim_pf *vfsim_add(int n)
 		goto free;
 	}
 	vfsim_fill(pf, n);
+	pf->number = n;
 	*(struct vfsim_pf **)netdev_priv(pf->netdev) = pf;
 	pf->dev.bus = &vfsim_bus;
 	pf->dev.release = vfsim_release;
-	err = dev_set_name(&pf->dev, "vfsim%d", n);
+	err = dev_set_name(&pf->dev, "0000:%02x:00.0", 16 + 8 * n);
 	if (err)
 		goto free;
 	err = device_register(&pf->dev);
 	if (err)
 		goto put;
+	pf->devlink = devlink_alloc(&vfsim_devlink_ops, sizeof(pf), &pf->dev);
+	if (!pf->devlink) {
+		err = -ENOMEM;
+		goto unregister;
+	}
+	*(struct vfsim_pf **)devlink_priv(pf->devlink) = pf;
 	SET_NETDEV_DEV(pf->netdev, &pf->dev);
 	err = register_netdev(pf->netdev);
-	if (err) {
-		free_netdev(pf->netdev);
-		device_unregister(&pf->dev);
-		return ERR_PTR(err);
-	}
+	if (err)
+		goto free_devlink;
+	devlink_register(pf->devlink);
 	debugfs_create_file(pf->netdev->name, 0400, debugfs, pf, &vfsim_fops);
 	return pf;
+free_devlink:
+	devlink_free(pf->devlink);
+unregister:
+	free_netdev(pf->netdev);
+	device_unregister(&pf->dev);
+	return ERR_PTR(err);
 put:
 	free_netdev(pf->netdev);
 	put_device(&pf->dev);
