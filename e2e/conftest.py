@@ -9,33 +9,33 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sriov_textfile.simulate.demo import pf, pods
+from sriov_textfile.simulate.kubernetes import SimulatedPod
 from tools.fetch import CACHE, debian_packages
 
 # What the demo simulates by default.
-PODS = pods([pf(number, vfs=6) for number in range(3)])
+PODS = pods([pf(number, vfs=8) for number in range(3)])
 
 
-def textfile_folder(work: Path) -> Path:
+def textfile_folder(folder: Path, pods: Sequence[SimulatedPod] = PODS) -> Path:
     """Make a folder for node_exporter, with what kube-state-metrics would say of the pods."""
-    folder = work / "textfile"
     folder.mkdir()
     lines = ["# TYPE kube_pod_info gauge"]
     lines += [
         f'kube_pod_info{{namespace="{pod.namespace}",pod="{pod.name}",uid="{pod.uid}"}} 1'
-        for pod in PODS
+        for pod in pods
     ]
     lines += ["# TYPE kube_pod_labels gauge"]
     lines += [
         f'kube_pod_labels{{namespace="{pod.namespace}",pod="{pod.name}",'
         f'label_app_kubernetes_io_name="{pod.name.split("-")[0]}"}} 1'
-        for pod in PODS
+        for pod in pods
     ]
     (folder / "kube_state_metrics.prom").write_text("\n".join(lines) + "\n")
     return folder
@@ -82,18 +82,22 @@ def started(command: Sequence[str | Path], log: Path, ready: str) -> Iterator[No
 
 
 class Prometheus:
-    """A Prometheus that scrapes a node_exporter, which reads a folder of `.prom` files."""
+    """A Prometheus that scrapes node_exporters, each of which reads a folder of `.prom` files."""
 
-    def __init__(self, url: str, node_exporter: str) -> None:
+    def __init__(self, url: str, node_exporters: Sequence[str]) -> None:
         self.url = url
-        self.node_exporter = node_exporter
+        self.node_exporters = node_exporters
+
+    def ask(self, path: str, **parameters: object) -> Any:
+        """Return the data of an answer of the HTTP API."""
+        words = urllib.parse.urlencode(parameters)
+        answer = json.loads(get(f"{self.url}/api/v1/{path}?{words}"))
+        assert answer["status"] == "success", answer
+        return answer["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the series that an expression gives now, each with `metric` and `value`."""
-        words = urllib.parse.urlencode({"query": expression})
-        answer = json.loads(get(f"{self.url}/api/v1/query?{words}"))
-        assert answer["status"] == "success", answer
-        result: list[dict[str, Any]] = answer["data"]["result"]
+        result: list[dict[str, Any]] = self.ask("query", query=expression)["result"]
         return result
 
     def wait_for(self, expression: str) -> list[dict[str, Any]]:
@@ -101,37 +105,50 @@ class Prometheus:
         end = time.monotonic() + 30
         while not (series := self.query(expression)):
             if time.monotonic() > end:
-                pytest.fail(f"no series for {expression}\n{get(self.node_exporter)[-3000:]}")
+                pytest.fail(f"no series for {expression}\n{get(self.node_exporters[0])[-3000:]}")
             time.sleep(0.2)
         return series
 
 
 @contextmanager
-def prometheus_reading(folder: Path, debian: Path, work: Path, **jobs: str) -> Iterator[Prometheus]:
-    """Let node_exporter read a folder, and Prometheus scrape it and other jobs each second."""
-    exporter, port = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    scrapes = [
-        {"job_name": name, "static_configs": [{"targets": [address]}]}
-        for name, address in {"node": exporter, **jobs}.items()
-    ]
-    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": scrapes}
-    (work / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
-    node_exporter: list[str | Path] = [
-        debian / "usr/bin/prometheus-node-exporter",
-        f"--web.listen-address={exporter}",
-        "--collector.disable-defaults",
-        "--collector.textfile",
-        f"--collector.textfile.directory={folder}",
-    ]
-    prometheus: list[str | Path] = [
-        debian / "usr/bin/prometheus",
-        f"--web.listen-address={port}",
-        f"--config.file={work}/prometheus.yml",
-        f"--storage.tsdb.path={work}/tsdb",
-    ]
-    metrics = f"http://{exporter}/metrics"
-    with (
-        started(node_exporter, work / "node_exporter.log", metrics),
-        started(prometheus, work / "prometheus.log", f"http://{port}/-/ready"),
-    ):
-        yield Prometheus(f"http://{port}", metrics)
+def prometheus_reading(
+    folders: Sequence[Path],
+    debian: Path,
+    work: Path,
+    rules: Sequence[Path] = (),
+    **jobs: str,
+) -> Iterator[Prometheus]:
+    """Let a node_exporter read each folder, and Prometheus scrape them and other jobs."""
+    with ExitStack() as stack:
+        exporters = []
+        for folder in folders:
+            address = f"127.0.0.1:{free_port()}"
+            command: list[str | Path] = [
+                debian / "usr/bin/prometheus-node-exporter",
+                f"--web.listen-address={address}",
+                "--collector.disable-defaults",
+                "--collector.textfile",
+                f"--collector.textfile.directory={folder}",
+            ]
+            log = work / f"node_exporter-{folder.name}.log"
+            stack.enter_context(started(command, log, f"http://{address}/metrics"))
+            exporters.append(address)
+        scrapes = [
+            {"job_name": name, "static_configs": [{"targets": addresses}]}
+            for name, addresses in {"node": exporters, **{k: [v] for k, v in jobs.items()}}.items()
+        ]
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(path) for path in rules],
+            "scrape_configs": scrapes,
+        }
+        (work / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
+        port = f"127.0.0.1:{free_port()}"
+        prometheus: list[str | Path] = [
+            debian / "usr/bin/prometheus",
+            f"--web.listen-address={port}",
+            f"--config.file={work}/prometheus.yml",
+            f"--storage.tsdb.path={work}/tsdb",
+        ]
+        stack.enter_context(started(prometheus, work / "prometheus.log", f"http://{port}/-/ready"))
+        yield Prometheus(f"http://{port}", [f"http://{address}/metrics" for address in exporters])

@@ -23,13 +23,13 @@ from e2e.test_queries import DOCUMENTED
 def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped the demo's node over HTTP a few times."""
     work = tmp_path_factory.mktemp("prometheus")
-    folder = textfile_folder(work)
+    folder = textfile_folder(work / "textfile")
     address = f"127.0.0.1:{free_port()}"
     serve = [sys.executable, "-m", "sriov_textfile", "demo", "serve", "--web.rate-limit=10"]
     metrics = f"http://{address}/metrics"
     with (
         started([*serve, f"--web.listen-address={address}"], work / "serve.log", metrics),
-        prometheus_reading(folder, debian, work, sriov=address) as prometheus,
+        prometheus_reading([folder], debian, work, sriov=address) as prometheus,
     ):
         prometheus.wait_for("count_over_time(sriov_vf_rx_bytes[1m]) > 3")
         yield prometheus
@@ -57,4 +57,4 @@ def test_what_the_go_exporter_says_of_itself(prometheus: Prometheus) -> None:
         "process_open_fds",
         'promhttp_metric_handler_requests_total{code="200"}',
     ):
-        assert prometheus.wait_for(name), get(prometheus.node_exporter)
+        assert prometheus.wait_for(name), get(prometheus.node_exporters[0])

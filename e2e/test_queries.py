@@ -22,8 +22,8 @@ DOCUMENTED = re.findall(
 def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped two collections of the demo's node."""
     work = tmp_path_factory.mktemp("prometheus")
-    folder = textfile_folder(work)
-    with prometheus_reading(folder, debian, work) as prometheus:
+    folder = textfile_folder(work / "textfile")
+    with prometheus_reading([folder], debian, work) as prometheus:
         for _ in range(2):
             demo = [sys.executable, "-m", "sriov_textfile", "demo"]
             subprocess.run([*demo, f"--textfile.path={folder}/sriov.prom"], check=True)
@@ -42,7 +42,7 @@ def by_pod(series: list[dict[str, dict[str, str]]]) -> dict[str, set[str]]:
 
 
 def test_node_exporter_reads_our_file_without_error(prometheus: Prometheus) -> None:
-    page = get(prometheus.node_exporter)
+    page = get(prometheus.node_exporters[0])
     assert "node_textfile_scrape_error 0\n" in page
     assert re.search(r'node_textfile_mtime_seconds\{file=".*/sriov.prom"\} ', page)
     assert prometheus.wait_for('up{job="node"} == 1')

@@ -74,7 +74,7 @@ def test_later_collections_see_what_was_counted_and_created_since(
     start("--interval=20ms", f"--textfile.path={path}")
     wait_until(path.exists)
     host.now = 100
-    wait_until(lambda: rx_bytes_of_vf_1(path) == 1003 + 2 * 100 * 900_000)
+    wait_until(lambda: rx_bytes_of_vf_1(path) == 1003 + 2 * 100 * 9_000_000)
     host.set_vfs(host.pfs[0], 5)
     wait_until(lambda: path.read_text().count("sriov_vf_rx_bytes{") == 5)
 

@@ -327,7 +327,7 @@ def test_what_was_counted_since_is_seen(make_host: MakeHost, sysfs: str) -> None
     assert rx_bytes(host.collect()) == {0: 3, 1: 1003}
     host.now = 10
     host.refresh()
-    assert rx_bytes(host.collect()) == {0: 3 + 9_000_000, 1: 1003 + 18_000_000}
+    assert rx_bytes(host.collect()) == {0: 3 + 90_000_000, 1: 1003 + 180_000_000}
 
 
 @pytest.mark.parametrize("sysfs", ["folder", "file", "none"])

@@ -22,7 +22,7 @@ _OWN_CPUS = (("2-3", "10-11"), ("4-5,12-13", "6-7"))
 
 FLAGS = (
     flags.Flag("pfs", flags.whole_number(1, 64), "3", "physical functions of the simulated host"),
-    flags.Flag("vfs", flags.whole_number(0, 1024), "6", "virtual functions of each"),
+    flags.Flag("vfs", flags.whole_number(0, 1024), "8", "virtual functions of each"),
 )
 
 

@@ -19,15 +19,15 @@ ETHERNET, INFINIBAND, OTHER_NETWORK = "0x020000", "0x020700", "0x028000"
 
 # The counters of a VF, each with what it grows by in a second.
 GROWTH = {
-    "rx_packets": 1000,
-    "tx_packets": 800,
-    "rx_bytes": 900_000,
-    "tx_bytes": 500_000,
+    "rx_packets": 10_000,
+    "tx_packets": 8_000,
+    "rx_bytes": 9_000_000,
+    "tx_bytes": 5_000_000,
     "rx_broadcast": 2,
     "rx_multicast": 5,
     "rx_dropped": 1,
     "tx_dropped": 1,
-    "tx_errors": 1,
+    "tx_errors": 0,
 }
 
 

@@ -1,0 +1,194 @@
+"""The dashboard, the rules and the autoscaler's query, on a real Prometheus.
+
+It scraped a demo node and one on which every alert has a reason to fire.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.conftest import Prometheus
+from e2e.fleet import RULES, fleet
+
+PROJECT = Path(__file__).parent.parent
+DASHBOARD = json.loads((PROJECT / "deployment/grafana/sriov.json").read_text())
+GROUPS = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+RECORDED = [rule for group in GROUPS for rule in group["rules"] if "record" in rule]
+ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
+PANELS = [
+    pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
+    for panel in DASHBOARD["panels"]
+    for target in panel.get("targets", [])
+]
+VARIABLES = [
+    pytest.param(variable["query"], id=variable["name"])
+    for variable in DASHBOARD["templating"]["list"]
+    if variable["type"] == "query"
+]
+
+# What Grafana puts in the place of a variable, with All chosen in each.
+VALUES = {"__rate_interval": "1m", "node": ".*", "pf": ".*", "namespace": ".*", "pod": ".*"}
+
+
+def with_values(expression: str) -> str:
+    done = re.sub(r"\$(\w+)", lambda match: VALUES[match[1]], expression)
+    assert "$" not in done
+    return done
+
+
+@pytest.fixture(scope="module")
+def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    # A socket's path has at most 107 characters, and the nodes have theirs below this.
+    work = tmp_path_factory.mktemp("fleet")
+    with fleet(debian, work) as prometheus:
+        prometheus.wait_for("count(count_over_time(sriov_vf_rx_bytes[1m]) > 5) == 26")
+        yield prometheus
+
+
+@pytest.mark.parametrize("expression", PANELS)
+def test_every_panel_shows_series(prometheus: Prometheus, expression: str) -> None:
+    assert prometheus.wait_for(with_values(expression))
+
+
+@pytest.mark.parametrize("query", VARIABLES)
+def test_every_variable_has_values(prometheus: Prometheus, query: str) -> None:
+    match = re.fullmatch(r"label_values\((.*), (\w+)\)", with_values(query))
+    assert match
+    values = {series.get(match[2]) for series in prometheus.ask("series", **{"match[]": match[1]})}
+    assert values - {None}
+
+
+@pytest.mark.parametrize("rule", RECORDED, ids=lambda rule: rule["record"])
+def test_every_recording_rule_records_series(prometheus: Prometheus, rule: dict[str, str]) -> None:
+    assert prometheus.wait_for(rule["expr"])
+    assert prometheus.wait_for(rule["record"])
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_every_alert_has_a_reason_to_fire_on_the_node_in_trouble(
+    prometheus: Prometheus, rule: dict[str, Any]
+) -> None:
+    address = prometheus.node_exporters[1].split("/")[2]
+    series = prometheus.wait_for(rule["expr"])
+    assert address in {one["metric"]["instance"] for one in series}
+
+
+def test_the_node_that_is_well_is_let_alone(prometheus: Prometheus) -> None:
+    address = prometheus.node_exporters[0].split("/")[2]
+    for rule in ALERTS:
+        series = prometheus.query(rule["expr"])
+        assert address not in {one["metric"]["instance"] for one in series}, rule["alert"]
+
+
+def test_prometheus_evaluates_every_rule_without_error(prometheus: Prometheus) -> None:
+    prometheus.wait_for("ALERTS")
+    rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
+    assert len(rules) == len(RECORDED) + len(ALERTS)
+    assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
+
+
+def test_the_panels_that_matter_have_the_right_series(prometheus: Prometheus) -> None:
+    """A look at the values: as many VFs as there are, and the growth that the demo has."""
+    expressions = {
+        panel["title"]: with_values(panel["targets"][0]["expr"])
+        for panel in DASHBOARD["panels"]
+        if panel["type"] != "row"
+    }
+    assert len(prometheus.wait_for(expressions["Received by VFs"])) == 26
+    (vfs,) = prometheus.wait_for(expressions["VFs"])
+    assert vfs["value"][1] == "28"  # two of the PF that nobody knows have no counters
+    (held,) = prometheus.wait_for(expressions["VFs that pods hold"])
+    assert held["value"][1] == "20"
+    aligned = prometheus.wait_for(
+        expressions["Pods' VFs, and whether the pod has CPUs on the same NUMA node"]
+    )
+    assert {(one["metric"]["pod"], one["value"][1]) for one in aligned} == {
+        ("upf-0", "1"),
+        ("du-0", "1"),
+        ("upf-1", "1"),
+        ("du-1", "1"),
+        ("gw-0", "0"),
+    }
+    inventory = prometheus.wait_for(expressions["VFs, and the pods that hold them"])
+    assert len(inventory) == 28
+    assert {one["metric"].get("pod") for one in inventory} >= {"upf-0", "gw-0", None}
+
+
+def test_promtools_rule_tests_pass(debian: Path) -> None:
+    promtool = [str(debian / "usr/bin/promtool"), "test", "rules", f"{PROJECT}/e2e/rules_test.yml"]
+    done = subprocess.run(promtool, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_cases_that_fire_and_that_do_not() -> None:
+    fires: dict[str, list[bool]] = {}
+    for test in yaml.safe_load((PROJECT / "e2e/rules_test.yml").read_text())["tests"]:
+        for case in test.get("alert_rule_test", []):
+            fires.setdefault(case["alertname"], []).append(bool(case["exp_alerts"]))
+    assert {name: set(cases) for name, cases in fires.items()} == {
+        rule["alert"]: {True, False} for rule in ALERTS
+    }
+
+
+def test_every_alert_has_a_paragraph_in_the_runbook() -> None:
+    headings = re.findall(r"^## (\w+)$", (PROJECT / "docs/runbook.md").read_text(), re.MULTILINE)
+    assert headings == [rule["alert"] for rule in ALERTS]
+    for rule in ALERTS:
+        anchor = f"docs/runbook.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook"] == anchor
+
+
+def test_the_autoscalers_metric_is_there_for_each_pod(prometheus: Prometheus) -> None:
+    """What prometheus-adapter makes of its rule: the series, their name, the query."""
+    (rule,) = yaml.safe_load((PROJECT / "deployment/hpa/prometheus-adapter.yml").read_text())[
+        "rules"
+    ]["custom"]
+    (hpa,) = yaml.safe_load_all((PROJECT / "deployment/hpa/hpa.yaml").read_text())
+    (metric,) = hpa["spec"]["metrics"]
+    prometheus.wait_for(rule["seriesQuery"])
+    name = rule["name"]["as"].replace("${1}", r"\1")
+    series = {
+        re.sub(rule["name"]["matches"], name, one["__name__"]): one
+        for one in prometheus.ask("series", **{"match[]": rule["seriesQuery"]})
+    }
+    found = series[metric["pods"]["metric"]["name"]]
+    assert {"namespace", "pod"} <= found.keys()
+    query = (
+        rule["metricsQuery"]
+        .replace("<<.Series>>", found["__name__"])
+        .replace("<<.LabelMatchers>>", 'namespace="core",pod=~"upf-0|upf-1|upf-2"')
+        .replace("<<.GroupBy>>", "pod")
+    )
+    answer = prometheus.wait_for(query)
+    received = {one["metric"]["pod"]: float(one["value"][1]) for one in answer}
+    assert received.keys() == {"upf-0", "upf-1", "upf-2"}
+    # Each has VFs 0 and 1 of a PF with eight; VF N receives N + 1 times as much as VF 0.
+    for pf in prometheus.wait_for('sum by (pf) (vf:sriov_vf_rx_bytes:rate5m{pf!="ens7f0"})'):
+        pod = {"ens1f0": "upf-0", "ens2f0np0": "upf-1", "ibs3": "upf-2"}[pf["metric"]["pf"]]
+        assert received[pod] == pytest.approx(float(pf["value"][1]) * 3 / 36, rel=0.2)
+
+
+def test_the_dashboard_is_what_its_script_makes() -> None:
+    pytest.importorskip("grafana_foundation_sdk", reason="has no wheel for Python 3.10")
+    from tools import dashboard
+
+    assert dashboard.DASHBOARD.read_text() == dashboard.rendered()
+
+
+def test_every_metric_of_ours_is_on_the_dashboard(prometheus: Prometheus) -> None:
+    demo = [sys.executable, "-m", "sriov_textfile", "demo", "--collector.vfinfo"]
+    written = subprocess.run(demo, capture_output=True, text=True, check=True).stdout
+    shown = json.dumps(DASHBOARD)
+    names = set(re.findall(r"# TYPE (\S+)", written))
+    # Broadcasts and rate limits are for queries of one's own, and CPUs alone say nothing.
+    left = {"sriov_vf_rx_broadcast", "sriov_vf_rx_multicast", "sriov_vf_max_tx_rate_mbps"}
+    assert {name for name in names if name not in shown} == left | {"sriov_cpu_info"}
