@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e bench lab install-systemd proto wheel zipapp clean
+.PHONY: help demo test lint e2e bench lab pictures install-systemd proto wheel zipapp clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +27,9 @@ bench: .venv/.bench ## measure what a run and a collection cost, beside other wa
 
 lab: .venv/.dev ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
 	$(BIN)/python -m lab
+
+pictures: .venv/.bench ## draw the pictures of the documentation
+	$(BIN)/python -m e2e.pictures
 
 install-systemd: ## put the systemd units and their files below DESTDIR (empty: this host)
 	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/default $(DESTDIR)/etc/sysusers.d

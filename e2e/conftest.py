@@ -118,7 +118,10 @@ def prometheus_reading(
     rules: Sequence[Path] = (),
     **jobs: str,
 ) -> Iterator[Prometheus]:
-    """Let a node_exporter read each folder, and Prometheus scrape them and other jobs."""
+    """Let a node_exporter read each folder, and Prometheus scrape them and other jobs.
+
+    A node bears its folder's name as its instance.
+    """
     with ExitStack() as stack:
         exporters = []
         for folder in folders:
@@ -133,10 +136,15 @@ def prometheus_reading(
             log = work / f"node_exporter-{folder.name}.log"
             stack.enter_context(started(command, log, f"http://{address}/metrics"))
             exporters.append(address)
-        scrapes = [
-            {"job_name": name, "static_configs": [{"targets": addresses}]}
-            for name, addresses in {"node": exporters, **{k: [v] for k, v in jobs.items()}}.items()
+        scrapes: list[dict[str, object]] = [
+            {"job_name": name, "static_configs": [{"targets": [address]}]}
+            for name, address in jobs.items()
         ]
+        nodes = [
+            {"targets": [address], "labels": {"instance": folder.name}}
+            for address, folder in zip(exporters, folders, strict=True)
+        ]
+        scrapes.append({"job_name": "node", "static_configs": nodes})
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(path) for path in rules],

@@ -20,6 +20,7 @@ from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
 
 RULES = sorted((Path(__file__).parent.parent / "deployment/prometheus/rules").glob("*.yml"))
+WELL, TROUBLED = "node-1", "node-2"
 STALE_SECONDS = 900
 
 # The program on a host whose rtnetlink answers in another process.
@@ -44,8 +45,8 @@ class PfInTrouble(SimulatedPf):
 def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
     """Run the nodes, their node_exporters and Prometheus for as long as the context lasts."""
     with (
-        _node_that_is_well(work / "well") as well,
-        _node_in_trouble(work / "trouble") as trouble,
+        _node_that_is_well(work / WELL) as well,
+        _node_in_trouble(work / TROUBLED) as trouble,
         prometheus_reading([well, trouble], debian, work, RULES) as prometheus,
     ):
         yield prometheus

@@ -573,3 +573,34 @@ def test_json_goes_with_doctor_only() -> None:
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 2
     assert "sriov-textfile: --json goes with doctor\n" in done.stderr
+
+
+# --- the documentation -------------------------------------------------------------------
+
+
+def test_the_documentation_shows_what_it_prints(
+    make_host: MakeHost, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    host = make_host(demo.pf(0, vfs=2), demo.pf(4, vfs=2))
+    host.now = 3600
+    host.refresh()
+    with demo_node(tmp_path, host.pfs) as node:
+        out = host.collect("doctor", *node.flags).out
+    # A path may be wrapped, but never in itself: its end tells it apart.
+    out = re.sub(r"/tmp/sriov-.{8}/(host/)?", "/", out)
+    block = f"<!-- doctor -->\n```text\n{re.sub('run by    [^,]+,', 'run by    root,', out)}```\n"
+    docs = Path(__file__).parent.parent / "docs/doctor.md"
+    before, rest = docs.read_text().split("<!-- doctor -->\n")
+    shown, after = rest.split("<!-- end of doctor -->")
+    if request.config.getoption("--update-golden"):
+        docs.write_text(f"{before}{block}<!-- end of doctor -->{after}")
+    assert block == f"<!-- doctor -->\n{shown}"
+
+
+def test_the_documentation_lists_every_finding() -> None:
+    project = Path(__file__).parent.parent
+    source = (project / "sriov_textfile/doctor/findings.py").read_text()
+    codes = re.findall(r'Finding\(\n\s+"([a-z-]+)"', source)
+    assert len(codes) > 15
+    listed = re.findall(r"^\| `([a-z-]+)` \|", (project / "docs/doctor.md").read_text(), re.M)
+    assert sorted(listed) == sorted(set(codes))

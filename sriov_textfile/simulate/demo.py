@@ -90,6 +90,7 @@ def pf(number: int, vfs: int) -> SimulatedPf:
         total_vfs=max(64, vfs),
         numa_node=number % 2,
         first_count=1_000_000 * number,
+        swell=0.5,
     )
 
 

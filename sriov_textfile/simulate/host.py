@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ GROWTH = {
     "tx_dropped": 1,
     "tx_errors": 0,
 }
+_SWELL_SECONDS = 90  # from one flood to the next
 
 
 @dataclass
@@ -36,7 +38,7 @@ class SimulatedPf:
     """A PF to simulate.
 
     VF N's counters start at `first_count` + 1000 N + 1, 2, 3 …, in the order of GROWTH, and
-    grow with time, faster for a higher N.
+    grow with time, N + 1 times as fast as VF 0's.
     """
 
     address: str = "0000:10:00.0"
@@ -50,6 +52,7 @@ class SimulatedPf:
     sysfs: Literal["folder", "file", "none"] = "folder"
     counts: bool = True  # whether the driver tells the kernel counters, or leaves zeros
     first_count: int = 0
+    swell: float = 0.0  # how much traffic swells and ebbs about its mean, from 0 to 1
     switchdev: bool = False  # with a representor for each VF, eth0, eth1 …
     second_port: str = ""  # netdev of a card's second port on the same PCI address
     driver_version: str | None = None
@@ -76,8 +79,12 @@ class SimulatedPf:
     def counters(self, vf: int, seconds: int) -> dict[str, int]:
         """Return what the VF has counted some seconds after the start."""
         start = self.first_count + 1000 * vf
+        # The integral of 1 + swell * sin(x), each VF with a phase of its own: it never falls.
+        radians, phase = 2 * math.pi / _SWELL_SECONDS, vf
+        swelled = math.cos(phase) - math.cos(radians * seconds + phase)
+        volume = (vf + 1) * (seconds + self.swell * swelled / radians)
         return {
-            name: start + order + growth * seconds * (vf + 1)
+            name: start + order + int(growth * volume)
             for order, (name, growth) in enumerate(GROWTH.items(), 1)
         }
 
