@@ -18,9 +18,9 @@ import yaml
 
 from e2e.conftest import Prometheus
 from e2e.fleet import RULES, TROUBLED, WELL, fleet
+from e2e.grafana import DASHBOARD, with_values
 
 PROJECT = Path(__file__).parent.parent
-DASHBOARD = json.loads((PROJECT / "deployment/grafana/sriov.json").read_text())
 GROUPS = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
 RECORDED = [rule for group in GROUPS for rule in group["rules"] if "record" in rule]
 ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
@@ -34,15 +34,6 @@ VARIABLES = [
     for variable in DASHBOARD["templating"]["list"]
     if variable["type"] == "query"
 ]
-
-# What Grafana puts in the place of a variable, with All chosen in each.
-VALUES = {"__rate_interval": "1m", "node": ".*", "pf": ".*", "namespace": ".*", "pod": ".*"}
-
-
-def with_values(expression: str) -> str:
-    done = re.sub(r"\$(\w+)", lambda match: VALUES[match[1]], expression)
-    assert "$" not in done
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +97,7 @@ def test_the_panels_that_matter_have_the_right_series(prometheus: Prometheus) ->
     assert vfs["value"][1] == "28"  # two of the PF that nobody knows have no counters
     (held,) = prometheus.wait_for(expressions["VFs that pods hold"])
     assert held["value"][1] == "20"
-    aligned = prometheus.wait_for(
-        expressions["Pods' VFs, and whether the pod has CPUs on the same NUMA node"]
-    )
+    aligned = prometheus.wait_for(expressions["Pods' CPUs and VFs"])
     assert {(one["metric"]["pod"], one["value"][1]) for one in aligned} == {
         ("upf-0", "1"),
         ("du-0", "1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,28 @@ def test_promtool_accepts_the_scrape_configurations(
             assert discovery == {"role": "endpoints", "namespaces": {"names": ["monitoring"]}}
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     promtool = [str(debian / "usr/bin/promtool"), "check", "config", f"{tmp_path}/prometheus.yml"]
+    done = subprocess.run(promtool, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_autoscaler_scales_on_a_metric_that_the_adapter_makes() -> None:
+    (hpa,) = documents(DEPLOYMENT / "hpa/hpa.yaml")
+    (adapter,) = documents(DEPLOYMENT / "hpa/prometheus-adapter.yml")
+    (rule,) = adapter["rules"]["custom"]
+    (recording,) = documents(DEPLOYMENT / "prometheus/rules/recording.yml")
+    recorded = [one["record"] for group in recording["groups"] for one in group["rules"]]
+    made = {
+        re.sub(rule["name"]["matches"], rule["name"]["as"].replace("${1}", r"\1"), name)
+        for name in recorded
+        if name.startswith("pod:sriov_vf_")
+    }
+    for metric in hpa["spec"]["metrics"]:
+        assert metric["pods"]["metric"]["name"] in made
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOYMENT.glob("prometheus/rules/*.yml")), ids=name_of)
+def test_promtool_accepts_the_rules(path: Path, debian: Path) -> None:
+    promtool = [str(debian / "usr/bin/promtool"), "check", "rules", str(path)]
     done = subprocess.run(promtool, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

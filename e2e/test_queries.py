@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -46,6 +47,20 @@ def test_node_exporter_reads_our_file_without_error(prometheus: Prometheus) -> N
     assert "node_textfile_scrape_error 0\n" in page
     assert re.search(r'node_textfile_mtime_seconds\{file=".*/sriov.prom"\} ', page)
     assert prometheus.wait_for('up{job="node"} == 1')
+
+
+def test_doctor_sees_who_reads_our_file(prometheus: Prometheus, tmp_path: Path) -> None:
+    page = get(prometheus.node_exporters[0])
+    match = re.search(r'node_textfile_mtime_seconds\{file="(.*/sriov.prom)"\} ', page)
+    assert match
+    doctor = [sys.executable, "-m", "sriov_textfile", "demo", "doctor", "--json"]
+    command = [*doctor, f"--textfile.path={match[1]}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, json.loads(done.stdout)["findings"]) == (0, [])
+    command = [*doctor, f"--textfile.path={tmp_path}/sriov.prom"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    codes = [one["code"] for one in json.loads(done.stdout)["findings"]]
+    assert codes == ["textfile-not-read", "textfile-missing"]
 
 
 @pytest.mark.parametrize("query", DOCUMENTED)

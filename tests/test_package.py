@@ -106,6 +106,19 @@ def test_the_one_file_has_the_demo_but_for_its_kubelet(pyz: Path) -> None:
     assert "sriov_kubepodcpu{" in done.stdout
 
 
+def test_the_one_file_has_doctor(pyz: Path) -> None:
+    done = run_pyz(pyz, "demo", "--pfs=2", "doctor")
+    assert done.returncode == 0
+    assert "\npods      not asked: --collector.kubepoddevice is off\n" in done.stdout
+    assert done.stdout.endswith("No findings: nothing keeps a metric away.\n")
+
+
+def test_doctor_in_the_one_file_says_what_the_nics_details_need(pyz: Path, tmp_path: Path) -> None:
+    host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
+    done = run_pyz(pyz, "doctor", *host.flags)
+    assert "firmware and links: this needs a Python package: pip install pyroute2" in done.stdout
+
+
 def test_the_one_file_says_what_a_collector_needs_and_writes_the_rest(
     pyz: Path, tmp_path: Path
 ) -> None:

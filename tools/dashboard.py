@@ -177,7 +177,7 @@ ROWS = {
     "Pods": traffic("all VFs of a pod", of_pods, NODE, "{{namespace}}/{{pod}}"),
     "NUMA alignment": [
         Panel(
-            "Pods' VFs, and whether the pod has CPUs on the same NUMA node",
+            "Pods' CPUs and VFs",
             {
                 "": f"""\
 (
@@ -194,8 +194,9 @@ or
             },
             kind="table",
             width=24,
-            description="Pods with CPUs to themselves: collectors kubepoddevice and kubepodcpu,"
-            " and kube-state-metrics.",
+            description="For a pod with CPUs to itself, and each NUMA node of its VFs: whether it"
+            " has CPUs there. Needs the collectors kubepoddevice and kubepodcpu, and"
+            " kube-state-metrics.",
             words={"0": ("other node", "red"), "1": ("same node", "green")},
         ),
     ],
@@ -227,8 +228,8 @@ sriov_vf_info{{{VF}}}"""
         Panel(
             "Age of the file",
             {
-                "{{instance}} {{file}}": f"time() - node_textfile_mtime_seconds{{{NODE},"
-                ' file=~".*sriov.*"}'
+                "{{instance}}": f"time() - node_textfile_mtime_seconds{{{NODE},"
+                ' file=~".*/sriov[^/]*"}'
             },
             "s",
             width=8,

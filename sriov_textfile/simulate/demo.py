@@ -91,6 +91,7 @@ def pf(number: int, vfs: int) -> SimulatedPf:
         numa_node=number % 2,
         first_count=1_000_000 * number,
         swell=0.5,
+        swell_phase=2.0 * number,
     )
 
 

@@ -53,6 +53,7 @@ class SimulatedPf:
     counts: bool = True  # whether the driver tells the kernel counters, or leaves zeros
     first_count: int = 0
     swell: float = 0.0  # how much traffic swells and ebbs about its mean, from 0 to 1
+    swell_phase: float = 0.0  # of VF 0, in radians
     switchdev: bool = False  # with a representor for each VF, eth0, eth1 …
     second_port: str = ""  # netdev of a card's second port on the same PCI address
     driver_version: str | None = None
@@ -80,7 +81,7 @@ class SimulatedPf:
         """Return what the VF has counted some seconds after the start."""
         start = self.first_count + 1000 * vf
         # The integral of 1 + swell * sin(x), each VF with a phase of its own: it never falls.
-        radians, phase = 2 * math.pi / _SWELL_SECONDS, vf
+        radians, phase = 2 * math.pi / _SWELL_SECONDS, self.swell_phase + vf
         swelled = math.cos(phase) - math.cos(radians * seconds + phase)
         volume = (vf + 1) * (seconds + self.swell * swelled / radians)
         return {
