@@ -1,6 +1,7 @@
-"""Two simulated nodes, one well and one in trouble, that a real Prometheus scrapes with our rules.
+"""Three simulated nodes that a real Prometheus scrapes with our rules.
 
-The one that is well is the demo. On the other every alert has a reason to fire.
+The one that is well is the demo. On the second every alert has a reason to fire but one, for which
+the third has lost its file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
 
 RULES = sorted((Path(__file__).parent.parent / "deployment/prometheus/rules").glob("*.yml"))
-WELL, TROUBLED = "node-1", "node-2"
+WELL, TROUBLED, EMPTIED = "node-1", "node-2", "node-3"
 STALE_SECONDS = 900
 
 # The program on a host whose rtnetlink answers in another process.
@@ -44,11 +45,17 @@ class PfInTrouble(SimulatedPf):
 @contextmanager
 def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
     """Run the nodes, their node_exporters and Prometheus for as long as the context lasts."""
+    emptied = work / EMPTIED
+    emptied.mkdir()
+    demo = [sys.executable, "-m", "sriov_textfile", "demo", "--pfs=1", "--vfs=0"]
+    subprocess.run([*demo, f"--textfile.path={emptied}/sriov.prom"], check=True)
     with (
         _node_that_is_well(work / WELL) as well,
         _node_in_trouble(work / TROUBLED) as trouble,
-        prometheus_reading([well, trouble], debian, work, RULES) as prometheus,
+        prometheus_reading([well, trouble, emptied], debian, work, RULES) as prometheus,
     ):
+        prometheus.wait_for(f'sriov_textfile_build_info{{instance="{EMPTIED}"}}')
+        (emptied / "sriov.prom").unlink()
         yield prometheus
 
 

@@ -7,6 +7,13 @@ import re
 from pathlib import Path
 
 DASHBOARD = json.loads((Path(__file__).parent.parent / "deployment/grafana/sriov.json").read_text())
+# Those of a row that is closed are inside it.
+PANELS = [
+    panel
+    for outer in DASHBOARD["panels"]
+    for panel in [outer, *outer.get("panels", [])]
+    if panel["type"] != "row"
+]
 
 
 def with_values(expression: str, rate_interval: str = "1m") -> str:

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 
 from e2e.conftest import Prometheus
 from e2e.fleet import fleet
-from e2e.grafana import DASHBOARD, with_values
+from e2e.grafana import PANELS, with_values
 from tools.fetch import CACHE, debian_packages, say
 
 PROJECT = Path(__file__).parent.parent
@@ -51,7 +51,7 @@ def draw(prometheus: Prometheus) -> None:
     """Write the picture."""
     # Text stays text, and the same data give the same file.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "", "font.size": 8})
-    panels = {panel["title"]: panel for panel in DASHBOARD["panels"]}
+    panels = {panel["title"]: panel for panel in PANELS}
     figure, axes = plt.subplots(4, 2, figsize=(12, 13), layout="constrained")
     places = iter(axes.flat)
     for drawing, titles in ((_lines, LINES), (_bars, BARS), (_table, TABLES)):
@@ -98,7 +98,8 @@ def _bars(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
 
 def _table(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
     (target,) = panel["targets"]
-    (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
+    (override,) = panel["fieldConfig"]["overrides"]
+    ((mapping,),) = [one["value"] for one in override["properties"] if one["id"] == "mappings"]
     labels = ["instance", "namespace", "pod", "numa_node"]
     rows, colours = [], []
     for one in prometheus.query(with_values(target["expr"], RATE_INTERVAL)):

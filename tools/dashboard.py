@@ -11,9 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grafana_foundation_sdk.builders import bargauge, dashboard, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    prometheus,
+    stat,
+    table,
+    timeseries,
+)
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models.common import (
+    GraphThresholdsStyleMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    VizOrientation,
+)
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 DASHBOARD = Path(__file__).parent.parent / "deployment/grafana/sriov.json"
@@ -26,10 +40,21 @@ POD = 'instance=~"$node", namespace=~"$namespace", pod=~"$pod"'
 # What a series is called in a panel.
 VF_LEGEND = "{{instance}} {{pf}} VF {{vf}}"
 PF_LEGEND = "{{instance}} {{pf}}"
+POD_LEGEND = "{{namespace}}/{{pod}}"
 
 # Who holds which VF. Containers of one pod may share it, and so, by a claim, may pods: in a join
 # with the VFs' counters this is the side that has many.
 HELD = f"max by (instance, namespace, pod, pciAddr) (sriov_kubepoddevice{{{POD}}})"
+
+# What is known of each VF and PF, without the labels of the target that told it: they may be of
+# the same names as a pod's.
+_VF_LABELS = "instance, pf, vf, pciAddr, numa_node, driver, netdev"
+_VF_LABELS += ", mac, vlan, trust, spoofchk, link_state"
+VF_INFO = f"group by ({_VF_LABELS}) (sriov_vf_info{{{VF}}})"
+PF_INFO = f"""\
+group by (instance, pf, pciAddr, numa_node, driver, reader, eswitch_mode) (
+  sriov_pf_info{{{VF}}}
+)"""
 
 _VF_NODES = f"""\
 group by (instance, namespace, pod, numa_node) (
@@ -46,9 +71,9 @@ group by (namespace, pod, numa_node) (
 
 
 def rate(*counters: str, selector: str = VF) -> str:
-    """Return the sum of some counters' rates, for each VF."""
+    """Return the sum of some counters' rates for each VF, counted once if two jobs scrape it."""
     rates = [f"rate(sriov_vf_{name}{{{selector}}}[$__rate_interval])" for name in counters]
-    return " + ".join(rates)
+    return " + ".join(f"max by (instance, pf, vf, pciAddr) ({one})" for one in rates)
 
 
 def of_vfs(expression: str) -> str:
@@ -72,6 +97,11 @@ sum by (namespace, pod) (
 )"""
 
 
+def vfs_of_pfs(metric: str) -> str:
+    """Return one of pfinfo's numbers for each PF, counted once if two jobs scrape it."""
+    return f"max by (instance, pf, pciAddr) ({metric}{{{VF}}})"
+
+
 @dataclass
 class Panel:
     """One panel: its kind of picture, and an expression for each name in the legend."""
@@ -86,6 +116,7 @@ class Panel:
     red_from: float | None = None
     decimals: int | None = None
     words: dict[str, tuple[str, str]] = field(default_factory=dict)  # value: text, colour
+    columns: tuple[str, ...] = ()  # of a table, in this order; others follow
 
 
 def traffic(what: str, of: Any, selector: str, legend: str) -> list[Panel]:
@@ -112,41 +143,51 @@ def traffic(what: str, of: Any, selector: str, legend: str) -> list[Panel]:
     ]
 
 
+# A line for each VF is a lot to ask and to look at: this row is closed until somebody opens it.
+EACH_VF = "Each VF: choose nodes and PFs first"
+
+AGE = f'time() - node_textfile_mtime_seconds{{{NODE}, file=~"(.*/)?sriov[^/]*"}}'
+
+
+def number(title: str, query: str, unit: str = "short", red_from: float | None = None) -> Panel:
+    """Return a panel with one number."""
+    return Panel(title, {"": query}, unit, kind="stat", width=3, height=4, red_from=red_from)
+
+
 ROWS = {
     "Overview": [
-        Panel("PFs", {"": f"count(sriov_pf_info{{{VF}}})"}, kind="stat", width=3, height=4),
-        Panel("VFs", {"": f"sum(sriov_pf_num_vfs{{{VF}}})"}, kind="stat", width=3, height=4),
-        Panel(
+        number("PFs", f"count({PF_INFO})"),
+        number("VFs", f"sum({vfs_of_pfs('sriov_pf_num_vfs')})"),
+        number(
             "VFs that pods hold",
-            {
-                "": f"count(group by (instance, pciAddr) (sriov_vf_rx_packets{{{VF}}})"
-                f" and on (instance, pciAddr) {HELD})"
-            },
-            kind="stat",
-            width=3,
-            height=4,
+            f"count(group by (instance, pciAddr) (sriov_vf_rx_packets{{{VF}}})"
+            f" and on (instance, pciAddr) {HELD})",
         ),
-        Panel("Received", {"": f"sum(8 * {rate('rx_bytes')})"}, "bps", "stat", width=4, height=4),
-        Panel("Sent", {"": f"sum(8 * {rate('tx_bytes')})"}, "bps", "stat", width=4, height=4),
-        Panel(
-            "Drops",
-            {"": f"sum({rate('rx_dropped', 'tx_dropped')})"},
-            "pps",
-            "stat",
-            width=3,
-            height=4,
-        ),
-        Panel(
+        number("Received", f"8 * sum({rate('rx_bytes')})", "bps"),
+        number("Sent", f"8 * sum({rate('tx_bytes')})", "bps"),
+        number("Drops", f"sum({rate('rx_dropped', 'tx_dropped')})", "pps"),
+        number(
             "Failed collectors",
-            {"": f"count(sriov_scrape_collector_success{{{NODE}}} == 0) or vector(0)"},
-            kind="stat",
-            width=4,
-            height=4,
+            f"sum(1 - sriov_scrape_collector_success{{{NODE}}})",
             red_from=1,
         ),
+        number("Age of the oldest file", f"max({AGE})", "s", red_from=300),
     ],
-    "VFs": [
-        *traffic("VFs", of_vfs, VF, VF_LEGEND),
+    "PFs": [
+        *traffic("all VFs of a PF", of_pfs, VF, PF_LEGEND),
+        Panel(
+            "VFs of a PF",
+            {
+                f"{PF_LEGEND} exist": vfs_of_pfs("sriov_pf_num_vfs"),
+                f"{PF_LEGEND} possible": vfs_of_pfs("sriov_pf_total_vfs"),
+            },
+            width=24,
+            height=6,
+            decimals=0,
+        ),
+    ],
+    "Pods": traffic("all VFs of a pod", of_pods, NODE, POD_LEGEND),
+    "The busiest VFs": [
         Panel(
             "Busiest VFs",
             {VF_LEGEND: f"topk(10, 8 * {of_vfs(rate('rx_bytes', 'tx_bytes'))})"},
@@ -161,20 +202,7 @@ ROWS = {
             "bargauge",
         ),
     ],
-    "PFs": [
-        *traffic("all VFs of a PF", of_pfs, VF, PF_LEGEND),
-        Panel(
-            "VFs of a PF",
-            {
-                f"{PF_LEGEND} exist": of_pfs(f"sriov_pf_num_vfs{{{VF}}}"),
-                f"{PF_LEGEND} possible": of_pfs(f"sriov_pf_total_vfs{{{VF}}}"),
-            },
-            width=24,
-            height=6,
-            decimals=0,
-        ),
-    ],
-    "Pods": traffic("all VFs of a pod", of_pods, NODE, "{{namespace}}/{{pod}}"),
+    EACH_VF: traffic("VFs", of_vfs, VF, VF_LEGEND),
     "NUMA alignment": [
         Panel(
             "Pods' CPUs and VFs",
@@ -198,39 +226,50 @@ or
             " has CPUs there. Needs the collectors kubepoddevice and kubepodcpu, and"
             " kube-state-metrics.",
             words={"0": ("other node", "red"), "1": ("same node", "green")},
+            columns=("instance", "namespace", "pod", "numa_node", "Value"),
         ),
     ],
     "Inventory": [
         Panel(
             "PFs",
-            {"": f"sriov_pf_info{{{VF}}}"},
+            {"": PF_INFO},
             kind="table",
             width=24,
             height=6,
+            columns=("instance", "pf", "pciAddr", "numa_node", "driver", "reader", "eswitch_mode"),
         ),
         Panel(
             "VFs, and the pods that hold them",
             {
                 "": f"""\
-sriov_vf_info{{{VF}}}
+{VF_INFO}
 * on (instance, pciAddr) group_left (namespace, pod)
 topk by (instance, pciAddr) (1, {HELD})
-or on (instance, pf, vf)
-sriov_vf_info{{{VF}}}"""
+or
+({VF_INFO} unless on (instance, pciAddr) sriov_kubepoddevice)"""
             },
             kind="table",
             width=24,
             height=12,
-            description="Needs --collector.vfinfo. Of pods that share a VF, one.",
+            description="Those of the chosen pods, and those that nobody holds; of pods that share"
+            " a VF, one. Needs --collector.vfinfo.",
+            columns=(
+                "instance",
+                "pf",
+                "vf",
+                "pciAddr",
+                "namespace",
+                "pod",
+                "driver",
+                "mac",
+                "vlan",
+            ),
         ),
     ],
     "The collection itself": [
         Panel(
             "Age of the file",
-            {
-                "{{instance}}": f"time() - node_textfile_mtime_seconds{{{NODE},"
-                ' file=~".*/sriov[^/]*"}'
-            },
+            {"{{instance}}": AGE},
             "s",
             width=8,
             description="Where node_exporter reads it.",
@@ -256,12 +295,14 @@ sriov_vf_info{{{VF}}}"""
             decimals=0,
             red_from=1,
         ),
-        Panel("Versions", {"": f"sriov_textfile_build_info{{{NODE}}}"}, kind="table", height=6),
+        Panel(
+            "Versions",
+            {"": f"group by (instance, version, python) (sriov_textfile_build_info{{{NODE}}})"},
+            kind="table",
+            height=6,
+        ),
     ],
 }
-
-# Of what a table shows: labels that say nothing to a person.
-_HIDDEN = {"Time": True, "__name__": True, "job": True}
 
 _DATASOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
@@ -301,48 +342,89 @@ def build() -> dashboard.Dashboard:
         )
     numbers = itertools.count(1)
     for title, panels in ROWS.items():
-        board.with_row(dashboard.Row(title).id(next(numbers)))
-        for panel in panels:
-            board.with_panel(_built(panel).id(next(numbers)))
+        row = dashboard.Row(title).id(next(numbers))
+        built = [_built(panel).id(next(numbers)) for panel in panels]
+        if title == EACH_VF:
+            row.collapsed(True)
+            for panel in built:
+                row.with_panel(panel)
+        board.with_row(row)
+        if title != EACH_VF:
+            for panel in built:
+                board.with_panel(panel)
     return board
 
 
 def _built(panel: Panel) -> Any:
-    builders: dict[str, Any] = {
-        "timeseries": timeseries.Panel,
-        "stat": stat.Panel,
-        "table": table.Panel,
-        "bargauge": bargauge.Panel,
-    }
-    built = builders[panel.kind]()
-    built.title(panel.title).unit(panel.unit).datasource(_DATASOURCE)
-    built.span(panel.width).height(panel.height)
+    built = {"timeseries": _lines, "stat": _number, "bargauge": _bars, "table": _table}[panel.kind](
+        panel
+    )
+    built.title(panel.title).datasource(_DATASOURCE).span(panel.width).height(panel.height)
     if panel.description:
         built.description(panel.description)
-    if panel.decimals is not None:
-        built.decimals(panel.decimals)
-    if panel.red_from is not None:
-        steps = [model.Threshold(None, "green"), model.Threshold(panel.red_from, "red")]
-        built.thresholds(dashboard.ThresholdsConfig().steps(steps))
-    if panel.words:
-        options = {
-            value: model.ValueMappingResult(text=text, color=color)
-            for value, (text, color) in panel.words.items()
-        }
-        built.mappings([model.ValueMap(options=options)])
-    for number, (legend, expression) in enumerate(panel.queries.items()):
-        query = prometheus.Dataquery().ref_id("ABC"[number]).expr(expression)
+    for letter, (legend, expression) in zip("AB", panel.queries.items(), strict=False):
+        query = prometheus.Dataquery().ref_id(letter).expr(expression).legend_format(legend)
         if panel.kind == "timeseries":
-            query.range().legend_format(legend)
+            query.range()
         else:
-            query.instant().legend_format(legend)
+            query.instant()
         if panel.kind == "table":
             query.format(PromQueryFormat.TABLE)
         built.with_target(query)
-    if panel.kind == "table":
-        organize = model.DataTransformerConfig("organize", options={"excludeByName": _HIDDEN})
-        built.with_transformation(organize)
     return built
+
+
+def _lines(panel: Panel) -> Any:
+    legend = common.VizLegendOptions().as_table(True).show_legend(True)
+    legend.display_mode(LegendDisplayMode.TABLE).placement(LegendPlacement.BOTTOM)
+    legend.calcs(["max", "lastNotNull"]).sort_by("Max").sort_desc(True)
+    built = timeseries.Panel().unit(panel.unit).legend(legend).min(0)
+    if panel.decimals is not None:
+        built.decimals(panel.decimals)
+    if panel.red_from is not None:
+        style: Any = common.GraphThresholdsStyleConfig()
+        built.thresholds(_thresholds(panel))
+        built.thresholds_style(style.mode(GraphThresholdsStyleMode.LINE))
+    return built
+
+
+def _number(panel: Panel) -> Any:
+    return stat.Panel().unit(panel.unit).thresholds(_thresholds(panel))
+
+
+def _bars(panel: Panel) -> Any:
+    built = bargauge.Panel().unit(panel.unit).thresholds(_thresholds(panel)).min(0)
+    return built.orientation(VizOrientation.HORIZONTAL)
+
+
+def _table(panel: Panel) -> Any:
+    hidden = {"Time": True} if panel.words else {"Time": True, "Value": True}
+    order = {name: position for position, name in enumerate(panel.columns)}
+    organize = model.DataTransformerConfig(
+        "organize", options={"excludeByName": hidden, "indexByName": order}
+    )
+    built = table.Panel().with_transformation(organize)
+    if panel.words:
+        # On the column of values alone: the others are labels, and some of them numbers.
+        texts = {
+            value: model.ValueMappingResult(text=text, color=colour)
+            for value, (text, colour) in panel.words.items()
+        }
+        properties = [
+            model.DynamicConfigValue("mappings", [model.ValueMap(options=texts)]),
+            model.DynamicConfigValue("custom.cellOptions", {"type": "color-background"}),
+        ]
+        built.override_by_name("Value", properties)
+    return built
+
+
+def _thresholds(panel: Panel) -> Any:
+    """Return red from where the panel says; Grafana's own default is red from 80."""
+    steps = [model.Threshold(None, "blue" if panel.red_from is None else "green")]
+    if panel.red_from is not None:
+        steps.append(model.Threshold(panel.red_from, "red"))
+    thresholds: Any = dashboard.ThresholdsConfig()
+    return thresholds.mode(model.ThresholdsMode.ABSOLUTE).steps(steps)
 
 
 def rendered() -> str:
