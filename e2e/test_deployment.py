@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,19 +108,13 @@ def test_promtool_accepts_the_scrape_configurations(
     assert done.returncode == 0, done.stderr
 
 
-def test_the_autoscaler_scales_on_a_metric_that_the_adapter_makes() -> None:
-    (hpa,) = documents(DEPLOYMENT / "hpa/hpa.yaml")
-    (adapter,) = documents(DEPLOYMENT / "hpa/prometheus-adapter.yml")
-    (rule,) = adapter["rules"]["custom"]
-    (recording,) = documents(DEPLOYMENT / "prometheus/rules/recording.yml")
-    recorded = [one["record"] for group in recording["groups"] for one in group["rules"]]
-    made = {
-        re.sub(rule["name"]["matches"], rule["name"]["as"].replace("${1}", r"\1"), name)
-        for name in recorded
-        if name.startswith("pod:sriov_vf_")
-    }
-    for metric in hpa["spec"]["metrics"]:
-        assert metric["pods"]["metric"]["name"] in made
+def test_the_documentation_runs_doctor_with_the_sidecars_arguments() -> None:
+    (ours,) = [
+        one for one in containers(DEPLOYMENT / "textfile/daemonset.yaml") if "command" in one
+    ]
+    documented = (PROJECT / "docs/doctor.md").read_text().split("-- sriov-textfile doctor \\\n")[1]
+    command = documented.split("```")[0].replace("\\\n", " ")
+    assert command.split() == ours["args"]
 
 
 @pytest.mark.parametrize("path", sorted(DEPLOYMENT.glob("prometheus/rules/*.yml")), ids=name_of)

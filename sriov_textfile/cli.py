@@ -54,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         say(f"sriov-textfile: {missing(error)}")
         return 1
+    except OSError as error:  # The demo's, for the program itself handles its own.
+        say(f"sriov-textfile: {error}")
+        return 1
 
 
 def run(
@@ -120,7 +123,11 @@ def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
     from sriov_textfile.doctor import examine, findings, show
     from sriov_textfile.host import nic
 
-    report = examine.examine(config, host.nic if host else nic.describe)
+    try:
+        report = examine.examine(config, host.nic if host else nic.describe)
+    except examine.HungError as error:
+        say(f"sriov-textfile: {error}")
+        return 1
     report.findings = findings.findings(report)
     text = show.as_json(report) if json else show.as_text(report, *show.terminal())
     return _show(text) or int(bool(report.findings))
@@ -128,7 +135,8 @@ def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
 
 def _show(text: str) -> int:
     try:
-        once.print_all(text.encode())
+        # Paths and netdevs may have any bytes.
+        once.print_all(text.encode("utf-8", "backslashreplace"))
     except once.DeliveryError as error:
         say(f"sriov-textfile: {error}")
         return 1

@@ -108,7 +108,7 @@ class _Collection:
                 for series in family.repeated:
                     snapshot.skip(f"{family.name}{series} is there already: repeated series")
         except Exception as error:
-            snapshot.problem(f"collector {collector.name}: {_describe(error)}")
+            snapshot.problem(f"collector {collector.name}: {describe(error)}")
         return snapshot.problems == problems
 
 
@@ -118,7 +118,8 @@ def missing(error: ModuleNotFoundError) -> str:
     return f"this needs a Python package: pip install {_PACKAGES.get(module, module)}"
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """Say in one line what went wrong, and what to do where that is known."""
     if isinstance(error, ModuleNotFoundError):
         return missing(error)
     return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

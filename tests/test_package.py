@@ -109,8 +109,8 @@ def test_the_one_file_has_the_demo_but_for_its_kubelet(pyz: Path) -> None:
 def test_the_one_file_has_doctor(pyz: Path) -> None:
     done = run_pyz(pyz, "demo", "--pfs=2", "doctor")
     assert done.returncode == 0
-    assert "\npods      not asked: --collector.kubepoddevice is off\n" in done.stdout
-    assert done.stdout.endswith("No findings: nothing keeps a metric away.\n")
+    assert "\npods      not looked at: --collector.kubepoddevice is off\n" in done.stdout
+    assert done.stdout.endswith("\nNo findings. Not looked at: pods, textfile.\n")
 
 
 def test_doctor_in_the_one_file_says_what_the_nics_details_need(pyz: Path, tmp_path: Path) -> None:

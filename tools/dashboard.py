@@ -6,7 +6,7 @@ The dashboard asks the metrics themselves and needs no recording rules.
 from __future__ import annotations
 
 import itertools
-import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ class Panel:
     columns: tuple[str, ...] = ()  # of a table, in this order; others follow
 
 
-def traffic(what: str, of: Any, selector: str, legend: str) -> list[Panel]:
+def traffic(what: str, of: Callable[[str], str], selector: str, legend: str) -> list[Panel]:
     """Return the panels of traffic, drops and errors for VFs, PFs or pods."""
 
     def panel(title: str, unit: str, expression: str, width: int, description: str = "") -> Panel:
@@ -429,8 +429,7 @@ def _thresholds(panel: Panel) -> Any:
 
 def rendered() -> str:
     """Return the dashboard as the JSON that Grafana imports."""
-    text = JSONEncoder(sort_keys=True, indent=2).encode(build().build())
-    return json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+    return JSONEncoder(sort_keys=True, indent=2).encode(build().build()) + "\n"
 
 
 if __name__ == "__main__":

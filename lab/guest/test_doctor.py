@@ -39,8 +39,11 @@ def test_the_igb_pfs_are_described(igb: list[Pf]) -> None:
 def test_the_igb_vfs_are_described_as_ip_describes_them(igb: list[Pf]) -> None:
     pf = igb[0]
     sh(f"ip link set {pf.netdev} vf 1 vlan 100 qos 3 && ip link set {pf.netdev} vf 3 trust on")
-    theirs = ip_vfs(pf.netdev)
-    _, report = doctor()
+    try:
+        theirs = ip_vfs(pf.netdev)
+        _, report = doctor()
+    finally:
+        sh(f"ip link set {pf.netdev} vf 1 vlan 0 && ip link set {pf.netdev} vf 3 trust off")
     for vf in report["pfs"][0]["vfs"]:
         ip = theirs[vf["number"]]
         assert vf["address"] == pf.vf_address(vf["number"])
@@ -64,18 +67,26 @@ def test_a_vf_that_carried_traffic_is_the_proof(igb: list[Pf]) -> None:
     pf = igb[0]
     (netdev,) = os.listdir(pf.device / "virtfn0/net")
     sh(f"ip link set {netdev} up && ip address replace 198.51.100.1/24 dev {netdev}")
+    try:
+        _, report, text = _after_traffic(netdev)
+    finally:
+        sh(f"ip address flush dev {netdev} && ip link set {netdev} down")
+    assert f"although {netdev} (VF 0) itself has counted " in report["findings"][0]["what"]
+    assert "netlink reader  serves 7 VFs, and every counter is 0\n" in text
+    assert "driver igb publishes no VF counters" in " ".join(text.split())
+
+
+def _after_traffic(netdev: str) -> tuple[int, dict[str, Any], str]:
+    """Return what doctor says, as data and as text, once a netdev has counted a packet."""
     end = time.monotonic() + 30
     statistics = Path("/sys/class/net") / netdev / "statistics/tx_packets"
     while statistics.read_text() == "0\n" and time.monotonic() < end:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as packet:
             packet.sendto(b"", ("198.51.100.2", 9))
         time.sleep(0.5)
-    _, report = doctor()
-    assert f"although {netdev} (VF 0) itself has counted " in report["findings"][0]["what"]
     text = subprocess.run([PROGRAM, "doctor"], capture_output=True, text=True).stdout
     print(text)  # pytest shows it where the test fails
-    assert "netlink reader  serves 7 VFs, and every counter is 0\n" in text
-    assert "driver igb publishes no VF counters" in " ".join(text.split())
+    return *doctor(), text
 
 
 def test_vfs_that_were_not_created(igb: list[Pf]) -> None:

@@ -115,7 +115,7 @@ def test_the_timer_writes_a_file_that_prometheus_gets_to_see(igb: list[Pf]) -> N
     report = json.loads(sh(f"sriov-textfile doctor --json --textfile.path={FILE} || true"))
     assert {one["code"] for one in report["findings"]} == {"only-zeros"}  # as igb has it
     (node_exporter,) = report["textfile"]["node_exporters"]
-    assert (node_exporter["folder"], node_exporter["reads_ours"]) == (str(FOLDER), True)
+    assert (node_exporter["folders"], node_exporter["reads_ours"]) == ([str(FOLDER)], True)
     query = urllib.parse.urlencode({"query": f'sriov_vf_rx_bytes{{pf="{igb[0].netdev}"}}'})
 
     def series() -> list[object]:

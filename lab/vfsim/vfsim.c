@@ -25,6 +25,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/wait.h>
 #include <net/devlink.h>
 
 #define COUNTERS 8
@@ -52,6 +53,10 @@ struct vfsim_pf {
 };
 
 static struct vfsim_pf **pf_list;
+
+/* devlink lets go of a device late: the module must stay until the last is released. */
+static atomic_t devices = ATOMIC_INIT(0);
+static DECLARE_WAIT_QUEUE_HEAD(released);
 static struct dentry *debugfs;
 
 static int vfsim_num_vf(struct device *dev)
@@ -200,13 +205,15 @@ static void vfsim_release(struct device *dev)
 
 	kvfree(pf->vf);
 	kfree(pf);
+	if (atomic_dec_and_test(&devices))
+		wake_up(&released);
 }
 
 static void vfsim_remove(struct vfsim_pf *pf)
 {
+	devlink_unregister(pf->devlink);
 	unregister_netdev(pf->netdev);
 	free_netdev(pf->netdev);
-	devlink_unregister(pf->devlink);
 	devlink_free(pf->devlink);
 	device_unregister(&pf->dev);
 }
@@ -243,6 +250,7 @@ static struct vfsim_pf *vfsim_add(int n)
 	err = dev_set_name(&pf->dev, "0000:%02x:00.0", 16 + 8 * n);
 	if (err)
 		goto free;
+	atomic_inc(&devices);
 	err = device_register(&pf->dev);
 	if (err)
 		goto put;
@@ -284,6 +292,7 @@ static void vfsim_exit(void)
 	debugfs_remove_recursive(debugfs);
 	for (n = 0; n < pfs && pf_list[n]; n++)
 		vfsim_remove(pf_list[n]);
+	wait_event(released, !atomic_read(&devices));
 	kfree(pf_list);
 	bus_unregister(&vfsim_bus);
 }

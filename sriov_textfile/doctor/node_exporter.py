@@ -1,18 +1,20 @@
-"""Finds the node_exporters that run, and the folder whose .prom files each reads.
+"""Finds the node_exporters that run, and the folders whose .prom files each reads.
 
 The command line: /proc/<pid>/cmdline, proc(5).
 """
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import os
 
 from sriov_textfile.doctor.report import NodeExporter
 
 # Where a program reads if its flag says nothing: Debian's has a default of its own.
-_DEFAULT_FOLDERS = {
-    "node_exporter": "",
-    "prometheus-node-exporter": "/var/lib/prometheus/node-exporter",
+_DEFAULT_FOLDERS: dict[str, list[str]] = {
+    "node_exporter": [],
+    "prometheus-node-exporter": ["/var/lib/prometheus/node-exporter"],
 }
 _FOLDER_FLAG = "--collector.textfile.directory"
 
@@ -27,43 +29,64 @@ def running(folder: str, proc: str = "/proc") -> list[NodeExporter]:
         if name.isdecimal() and (words := _command_line(f"{proc}/{name}/cmdline")):
             program = os.path.basename(words[0])
             if program in _DEFAULT_FOLDERS:
-                reads = _folder(words[1:], _DEFAULT_FOLDERS[program])
-                same = bool(reads) and _is_same(folder, reads, f"{proc}/{name}")
-                found.append(NodeExporter(int(name), reads, same))
+                folders = _folders(words[1:]) or _DEFAULT_FOLDERS[program]
+                if _is_off(words):
+                    folders = []
+                reads_ours = _reads(folder, folders, f"{proc}/{name}")
+                found.append(NodeExporter(int(name), folders, reads_ours))
     return found
 
 
 def sees_processes(proc: str = "/proc") -> bool:
-    """Return whether the host's processes are seen, as they are not in most containers."""
+    """Return whether all of the host's processes are seen.
+
+    In most containers they are not, and for users other than root where /proc is mounted with
+    hidepid.
+    """
     try:
-        return os.readlink(f"{proc}/self/ns/pid") == _FIRST_PID_NAMESPACE
+        first = os.readlink(f"{proc}/self/ns/pid") == _FIRST_PID_NAMESPACE
     except OSError:
         return False
+    return first and bool(_command_line(f"{proc}/1/cmdline"))
 
 
 def _command_line(path: str) -> list[str]:
     try:
         with open(path, "rb") as file:
-            return [os.fsdecode(word) for word in file.read().split(b"\0")]
-    except OSError:  # It has ended.
+            return [os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0") if word]
+    except OSError:  # It has ended, or is not to be seen.
         return []
 
 
-def _folder(words: list[str], default: str) -> str:
-    """Return the folder that a node_exporter with these arguments reads; "" for none."""
+def _is_off(words: list[str]) -> bool:
     off = "--collector.disable-defaults" in words and "--collector.textfile" not in words
-    if off or "--no-collector.textfile" in words:
-        return ""
+    return off or "--no-collector.textfile" in words
+
+
+def _folders(words: list[str]) -> list[str]:
+    """Return what the flag says, which may be given again and again."""
+    folders = []
     for position, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag == _FOLDER_FLAG:
-            return value if equals else "".join(words[position + 1 : position + 2])
-    return default
+            folders += [value] if equals else words[position + 1 : position + 2]
+    return folders
 
 
-def _is_same(folder: str, reads: str, process: str) -> bool:
-    """Return whether a path of ours and a path of a process', in a container or not, are one."""
-    try:
-        return os.path.samefile(folder, f"{process}/root{reads}")
-    except OSError:  # Only root may look; or one of them is not there.
-        return os.path.realpath(folder) == os.path.realpath(reads)
+def _reads(folder: str, patterns: list[str], process: str) -> bool | None:
+    """Return whether a process reads our folder, or None if it may do so in its own container.
+
+    Its paths are seen from its own root and working directory. A path may be a pattern.
+    """
+    unsure = False
+    for pattern in patterns:
+        try:
+            path = os.path.join(os.readlink(f"{process}/cwd"), pattern)
+            if os.path.samefile(folder, f"{process}/root{path}"):
+                return True
+        except PermissionError:  # Only root may look; the same name may be another folder there.
+            unsure = True
+        except OSError:  # The process' root has no such path.
+            if glob.has_magic(pattern) and fnmatch.fnmatchcase(folder, pattern):
+                return True
+    return None if unsure else False

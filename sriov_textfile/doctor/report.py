@@ -27,11 +27,12 @@ class Vf:
 
 @dataclass
 class Reader:
-    """A reader of VF counters, how many VFs of the PF it serves, and why not all."""
+    """A reader of VF counters, and how many VFs of a PF it serves."""
 
     name: str
     vfs: int
-    why_not: str
+    why_not: str  # why it does not serve all; "" if it does
+    failure: str  # what failed, though another reader may have served
 
 
 @dataclass
@@ -50,11 +51,20 @@ class Pf:
     eswitch_mode: str | None
     total_vfs: int
     num_vfs: int | None
-    in_other_namespace: bool  # whether the kernel knows no such netdev here
+    unknown_here: bool  # whether the kernel knows no such netdev in this network namespace
     vf_list_wrapped: bool  # whether other tools lose VFs
-    netlink_problem: str  # why its link could not be had
+    configuration_problem: str  # why nothing is known of MACs, VLANs and so on
     readers: list[Reader]
     vfs: list[Vf]
+
+
+@dataclass
+class Problem:
+    """Something that could not be had, why, and what to do about it, if that is known."""
+
+    flag: str  # the flag that says where to look, without dashes
+    reason: str
+    mend: str = ""
 
 
 @dataclass
@@ -63,9 +73,9 @@ class Kubelet:
 
     wanted: bool  # whether kubepoddevice is on
     socket: str
-    problem: str  # "" if it answered
-    mend: str
-    devices: int  # PCI devices that pods hold
+    asked: bool = False
+    problem: Problem | None = None
+    devices: int = 0  # PCI devices that pods hold
 
 
 @dataclass
@@ -73,17 +83,17 @@ class Cpus:
     """What kubepodcpu needs, if it is on."""
 
     wanted: bool
-    policy: str  # of the CPU manager; "" if not known
-    missing: list[str]  # what cannot be read, and why
+    policy: str = ""  # of the CPU manager; "" if not known
+    problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass
 class NodeExporter:
-    """A node_exporter that runs, and the folder whose files it reads; "" for none."""
+    """A node_exporter that runs, and the folders whose files it reads."""
 
     pid: int
-    folder: str
-    reads_ours: bool
+    folders: list[str]
+    reads_ours: bool | None  # None where this user may not look
 
 
 @dataclass
@@ -91,8 +101,10 @@ class Textfile:
     """The file for node_exporter, if --textfile.path says which."""
 
     path: str
+    folder: str
     folder_exists: bool
     writable: bool
+    problem: str  # what else is wrong with the path
     age_seconds: float | None  # None where there is no file yet
     stale_after_seconds: float
     node_exporters: list[NodeExporter]
@@ -115,14 +127,19 @@ class Report:
     """All of it."""
 
     version: str
+    host: str
+    kernel: str
+    time: str
     user: str
-    pci_problem: str  # why PCI devices could not be listed
-    net_problem: str  # why the netdevs' folder cannot be used
-    nic_problem: str  # why there is nothing of drivers, firmware and links
-    left_out: int  # PFs that --collector.pf-include and pf-exclude leave out
-    pfs: list[Pf]
+    collectors: list[str]  # those that are on
     kubelet: Kubelet
     cpus: Cpus
     textfile: Textfile | None
-    skipped: list[str]  # what could not be read
+    paths: list[Problem] = field(default_factory=list)  # where sysfs could not be read
+    nics: str = ""  # why there is nothing of drivers, firmware and links
+    left_out: int = 0  # PFs that --collector.pf-include and pf-exclude leave out
+    pfs: list[Pf] = field(default_factory=list)
+    seconds: float = 0.0  # that reading counters and links took
+    seconds_allowed: float = 0.0  # --timeout
+    skipped: list[str] = field(default_factory=list)  # what could not be read
     findings: list[Finding] = field(default_factory=list)

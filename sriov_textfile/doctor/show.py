@@ -11,9 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from sriov_textfile.collectors import vfstats
-from sriov_textfile.doctor.report import Finding, Pf, Reader, Report, Textfile, Vf
+from sriov_textfile.doctor.report import (
+    Cpus,
+    Finding,
+    Kubelet,
+    Pf,
+    Reader,
+    Report,
+    Textfile,
+    Vf,
+)
 
-_BOLD, _RED, _GREEN = "1", "31", "32"
+# Numbers of ECMA-48's SGR.
+_PLAIN, _BOLD, _RED, _GREEN = "", "1", "31", "32"
 _WIDTH, _LEAST_WIDTH = 100, 60
 
 
@@ -28,73 +38,95 @@ def terminal() -> tuple[int, bool]:
 
     NO_COLOR, if set, says that the user wants none (https://no-color.org).
     """
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         return _WIDTH, False
     width = shutil.get_terminal_size((_WIDTH, 24)).columns
-    return max(width, _LEAST_WIDTH), not os.environ.get("NO_COLOR")
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    return max(width, _LEAST_WIDTH), not plain
 
 
 def as_text(report: Report, width: int, colour: bool) -> str:
     """Return the report as lines; sentences are wrapped at `width`, tables are not.
 
-    `colour` adds a terminal's escape sequences (ECMA-48).
+    `colour` adds a terminal's escape sequences (ECMA-48). Any that come from a device or from
+    another program are shown and not obeyed.
     """
-    show = _Text(width, colour)
-    return "\n".join(show.report(report)) + "\n"
+    lines = []
+    for style, line in _Text(width).report(report):
+        text = "".join([c if c.isprintable() else repr(c)[1:-1] for c in line])
+        lines.append(f"\x1b[{style}m{text}\x1b[0m" if style and colour else text)
+    return "\n".join(lines) + "\n"
+
+
+_Line = tuple[str, str]  # style and text
 
 
 class _Text:
-    def __init__(self, width: int, colour: bool) -> None:
-        self._width = width
-        self._colour = colour
+    """Makes lines of a report."""
 
-    def report(self, report: Report) -> Iterator[str]:
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def report(self, report: Report) -> Iterator[_Line]:
+        """Yield all lines: what was looked at in the middle, the conclusions first and last."""
+        count = _count(len(report.findings), "finding")
+        told = f"{report.host}, {report.kernel}, {report.time}: {count}"
+        style = _RED if report.findings else _GREEN
+        yield from self._wrapped(style, "", f"{told}, at the end" if report.findings else told)
+        yield _PLAIN, ""
         for pf in report.pfs:
             yield from self._pf(pf)
-            yield ""
+            yield _PLAIN, ""
         yield from self._facts("", _surroundings(report))
-        yield ""
-        if not report.findings:
-            yield self._styled("No findings: nothing keeps a metric away.", _GREEN)
-            return
-        count = len(report.findings)
-        yield self._styled(f"{count} finding{'s' if count > 1 else ''}", _RED)
+        yield _PLAIN, ""
+        yield style, count if report.findings else _nothing_found(report)
         for number, finding in enumerate(report.findings, 1):
-            yield ""
+            yield _PLAIN, ""
             yield from self._finding(number, finding)
 
-    def _pf(self, pf: Pf) -> Iterator[str]:
-        name = pf.netdev or "(no netdev)"
-        yield self._styled(f"PF {name}  {pf.address}  {pf.kind}", _BOLD)
+    def _pf(self, pf: Pf) -> Iterator[_Line]:
+        yield _BOLD, f"PF {pf.netdev or '(no netdev)'}  {pf.address}  {pf.kind}"
         yield from self._facts("  ", _pf_facts(pf))
         for table in (_configuration(pf.vfs), _counters(pf.vfs)):
             if len(table) > 1:
-                yield ""
+                yield _PLAIN, ""
                 yield from _table(table)
 
-    def _facts(self, indent: str, facts: Sequence[tuple[str, str]]) -> Iterator[str]:
+    def _facts(self, indent: str, facts: Sequence[tuple[str, str]]) -> Iterator[_Line]:
         longest = max(len(name) for name, _ in facts)
         for name, text in facts:
-            yield from self._wrapped(f"{indent}{name:<{longest}}  ", text)
+            yield from self._wrapped(_PLAIN, f"{indent}{name:<{longest}}  ", text)
 
-    def _finding(self, number: int, finding: Finding) -> Iterator[str]:
-        heading = self._wrapped(f"{number}. ", finding.what)
-        yield from [self._styled(line, _BOLD) for line in heading]
-        yield from self._wrapped("   meaning  ", finding.meaning)
-        yield from self._wrapped("   to do    ", finding.mend)
+    def _finding(self, number: int, finding: Finding) -> Iterator[_Line]:
+        yield from self._wrapped(_BOLD, f"{number}. ", f"{finding.code}: {finding.what}")
+        yield from self._wrapped(_PLAIN, "   meaning  ", finding.meaning)
+        yield from self._wrapped(_PLAIN, "   to do    ", finding.mend)
 
-    def _wrapped(self, start: str, text: str) -> list[str]:
-        return textwrap.wrap(
+    def _wrapped(self, style: str, start: str, text: str) -> Iterator[_Line]:
+        lines = textwrap.wrap(
             text,
             self._width,
             initial_indent=start,
             subsequent_indent=" " * len(start),
             break_long_words=False,
             break_on_hyphens=False,
-        ) or [start.rstrip()]
+        )
+        for line in lines or [start.rstrip()]:
+            yield style, line
 
-    def _styled(self, text: str, style: str) -> str:
-        return f"\x1b[{style}m{text}\x1b[0m" if self._colour else text
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+
+
+def _nothing_found(report: Report) -> str:
+    looked_at = {
+        "pods": report.kubelet.asked,
+        "CPUs": report.cpus.wanted,
+        "textfile": bool(report.textfile),
+    }
+    left = [name for name, looked in looked_at.items() if not looked]
+    return f"No findings. Not looked at: {', '.join(left)}." if left else "No findings."
 
 
 def _pf_facts(pf: Pf) -> list[tuple[str, str]]:
@@ -109,11 +141,12 @@ def _pf_facts(pf: Pf) -> list[tuple[str, str]]:
         ("eswitch", pf.eswitch_mode or "not said"),
         ("VFs", f"{existing} of {pf.total_vfs}"),
         *[(f"{reader.name} reader", _serves(reader, pf)) for reader in pf.readers],
+        *([("rtnetlink", pf.configuration_problem)] if pf.configuration_problem else []),
     ]
 
 
 def _serves(reader: Reader, pf: Pf) -> str:
-    serves = f"serves {reader.vfs or 'no'} VF{'' if reader.vfs == 1 else 's'}"
+    serves = f"serves {_count(reader.vfs, 'VF')}"
     if reader.vfs and not any(any(vf.counters.values()) for vf in pf.vfs):
         serves += ", and every counter is 0"
     return f"{serves}; {reader.why_not}" if reader.why_not else serves
@@ -142,8 +175,11 @@ def _configuration(vfs: Sequence[Vf]) -> list[list[str]]:
 
 def _counters(vfs: Sequence[Vf]) -> list[list[str]]:
     known = [name for name in vfstats.HELP if any(name in vf.counters for vf in vfs)]
-    rows = [[str(vf.number), *[str(vf.counters.get(name, "-")) for name in known]] for vf in vfs]
-    return [["VF", *known], *rows] if known else []
+    rows = [
+        [str(vf.number), vf.address, *[str(vf.counters.get(name, "-")) for name in known]]
+        for vf in vfs
+    ]
+    return [["VF", "PCI address", *known], *rows] if known else []
 
 
 def _vlan(vf: Vf) -> str:
@@ -156,7 +192,7 @@ def _switch(value: bool | None) -> str:
     return "-" if value is None else ("on" if value else "off")
 
 
-def _table(rows: list[list[str]]) -> Iterator[str]:
+def _table(rows: list[list[str]]) -> Iterator[_Line]:
     """Yield aligned lines; columns of numbers stand to the right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
@@ -170,43 +206,48 @@ def _table(rows: list[list[str]]) -> Iterator[str]:
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, numbers, strict=True)
         ]
-        yield "  " + "  ".join(cells).rstrip()
+        yield _PLAIN, "  " + "  ".join(cells).rstrip()
 
 
 def _surroundings(report: Report) -> list[tuple[str, str]]:
-    kubelet, cpus = report.kubelet, report.cpus
-    held = f"{kubelet.devices} PCI devices are held by pods, says the kubelet at {kubelet.socket}"
     facts = [
         ("run by", f"{report.user}, sriov-textfile {report.version}"),
-        ("pods", kubelet.problem or held),
-        (
-            "CPUs",
-            _policy(cpus.policy) if cpus.wanted else "not asked: --collector.kubepodcpu is off",
-        ),
+        ("pods", _pods(report.kubelet)),
+        ("CPUs", _cpus(report.cpus)),
         ("textfile", _textfile(report.textfile)),
     ]
-    if report.nic_problem:
-        facts.append(("NICs", f"drivers' versions, firmware and links: {report.nic_problem}"))
+    if report.nics:
+        facts.append(("NICs", f"drivers' versions, firmware and links: {report.nics}"))
     return facts
 
 
-def _policy(policy: str) -> str:
-    return (
-        f"the CPU manager's policy is {policy}" if policy else "the CPU manager's policy is unknown"
-    )
+def _pods(kubelet: Kubelet) -> str:
+    if not kubelet.asked:
+        return "not looked at: --collector.kubepoddevice is off"
+    if kubelet.problem:
+        return kubelet.problem.reason
+    devices = _count(kubelet.devices, "PCI device")
+    return f"hold {devices}, says the kubelet at {kubelet.socket}"
+
+
+def _cpus(cpus: Cpus) -> str:
+    if not cpus.wanted:
+        return "not looked at: --collector.kubepodcpu is off"
+    return f"the CPU manager's policy is {cpus.policy or 'not known'}"
 
 
 def _textfile(textfile: Textfile | None) -> str:
     if textfile is None:
         return "not looked at: give --textfile.path as the timer, cron or sidecar has it"
-    age = "not there yet"
+    age = "not there"
     if textfile.age_seconds is not None:
         age = f"written {textfile.age_seconds:.0f} s ago"
-    readers = [f"{one.pid}" for one in textfile.node_exporters if one.reads_ours]
+    readers = [str(one.pid) for one in textfile.node_exporters if one.reads_ours]
+    unsure = any(one.reads_ours is None for one in textfile.node_exporters)
     if readers:
         read = f"node_exporter (process {', '.join(readers)}) reads its folder"
-    elif textfile.node_exporters or textfile.sees_processes:
-        read = "no node_exporter reads its folder"
+    elif unsure or not (textfile.node_exporters or textfile.sees_processes):
+        read = "whether a node_exporter reads its folder cannot be seen from here"
     else:
-        read = "whether a node_exporter reads it cannot be seen from this container"
+        read = "no node_exporter reads its folder"
     return f"{textfile.path}: {age}; {read}"

@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import struct
+from dataclasses import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,24 +31,15 @@ _SPEED_UNKNOWN = (0, 0xFFFF, 0xFFFFFFFF)
 _ESWITCH_MODES = {0: "legacy", 1: "switchdev"}  # enum devlink_eswitch_mode
 
 
+@dataclass
 class Nic:
     """What a PF's driver says of its NIC; None is what cannot be had."""
 
-    __slots__ = ("driver_version", "eswitch_mode", "firmware", "link_state", "speed")
-
-    def __init__(
-        self,
-        driver_version: str | None = None,
-        firmware: str | None = None,
-        link_state: str | None = None,
-        speed: int | None = None,
-        eswitch_mode: str | None = None,
-    ) -> None:
-        self.driver_version = driver_version  # the kernel's, for a driver of its own source
-        self.firmware = firmware
-        self.link_state = link_state  # up, down, and what else IFLA_OPERSTATE has
-        self.speed = speed  # Mbit/s; None while there is no link
-        self.eswitch_mode = eswitch_mode  # legacy, switchdev; devlink tells it to root only
+    driver_version: str | None = None  # the kernel's, for a driver of its own source
+    firmware: str | None = None
+    link_state: str | None = None  # up, down, and what else IFLA_OPERSTATE has
+    speed: int | None = None  # Mbit/s; None while there is no link
+    eswitch_mode: str | None = None  # legacy, switchdev; devlink tells it to root only
 
 
 def describe(pf: Pf) -> Nic:

@@ -20,7 +20,8 @@ class Checkpoint:
     __slots__ = ("default_cpus", "policy")
 
     def __init__(self, policy: str, default_cpus: frozenset[int]) -> None:
-        self.policy = policy  # policyName: static, or none, which gives no container its own CPUs
+        # policyName: static, or none, which gives no container its own CPUs; "" if not said
+        self.policy = policy
         self.default_cpus = default_cpus  # defaultCpuSet: the shared pool, where all others run
 
 
@@ -32,8 +33,9 @@ def read_checkpoint(path: str) -> Checkpoint:
     """
     try:
         state = json.loads(read_at(path, most=_MOST))
-        return Checkpoint(str(state.get("policyName")), parse_cpu_list(state["defaultCpuSet"]))
+        policy, default_cpus = state.get("policyName"), parse_cpu_list(state["defaultCpuSet"])
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no whole checkpoint of the CPU manager: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{path} is no whole checkpoint of the CPU manager") from None
+    return Checkpoint(policy if isinstance(policy, str) else "", default_cpus)

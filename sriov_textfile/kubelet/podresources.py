@@ -38,7 +38,6 @@ _PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{4,}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]
 _DRA_DEVICE = re.compile(r"([0-9a-fA-F]{4,})-([0-9a-fA-F]{2})-([0-9a-fA-F]{2})-([0-7])")
 
 _REASONS = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: "it did not answer within {seconds:.3g} s",
     grpc.StatusCode.UNIMPLEMENTED: "it lacks the API PodResources v1, which came with"
     " Kubernetes 1.20",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "its response is larger than 16 MiB",
@@ -90,9 +89,8 @@ def pod_devices(path: str, seconds: float) -> list[PodDevice]:
         try:
             response = ask(ListPodResourcesRequest(), timeout=deadline - time.monotonic())
         except grpc.RpcError as error:
-            reason = _REASONS.get(error.code(), f"{error.code().name}: {error.details()}")
             raise KubeletError(
-                f"cannot ask the kubelet at {path}: {reason.format(seconds=seconds)}"
+                f"cannot ask the kubelet at {path}: {_reason(error, seconds)}"
             ) from None
     return [
         PodDevice(pod.namespace, pod.name, container.name, type, address)
@@ -100,6 +98,15 @@ def pod_devices(path: str, seconds: float) -> list[PodDevice]:
         for container in pod.containers
         for type, address in _pci_devices(container)
     ]
+
+
+def _reason(error: grpc.RpcError, seconds: float) -> str:
+    """Say why the kubelet gave no response, in words of ours and, where it has any, its own."""
+    code = error.code()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"it did not answer within {seconds:.3g} s"
+    details = " ".join(str(error.details()).split())[:200]
+    return f"{_REASONS.get(code, code.name)} ({details})"
 
 
 def _check_socket(path: str, seconds: float) -> None:
