@@ -1,7 +1,7 @@
 """Draws the dashboard's main panels for the documentation: `make pictures`.
 
-The expressions are the dashboard's, the values those of a real Prometheus that scraped two
-simulated nodes (fleet.py) for some minutes. Grafana draws them in its own way.
+The expressions are the dashboard's, the values those of a real Prometheus that scraped simulated
+nodes (fleet.py) for some minutes. Grafana draws them in its own way.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     debian = debian_packages(["prometheus", "prometheus-node-exporter"], CACHE / "prometheus")
     with tempfile.TemporaryDirectory(prefix="sriov-") as work, fleet(debian, Path(work)) as answers:
         for minute in range(MINUTES):
-            say(f"two nodes run for {MINUTES} minutes, {minute} are over")
+            say(f"the nodes run for {MINUTES} minutes, {minute} are over")
             time.sleep(60)
         draw(answers)
     say(f"drew {PICTURE.relative_to(PROJECT)}")

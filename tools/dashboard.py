@@ -429,7 +429,8 @@ def _thresholds(panel: Panel) -> Any:
 
 def rendered() -> str:
     """Return the dashboard as the JSON that Grafana imports."""
-    return JSONEncoder(sort_keys=True, indent=2).encode(build().build()) + "\n"
+    text: str = JSONEncoder(sort_keys=True, indent=2).encode(build().build())
+    return f"{text}\n"
 
 
 if __name__ == "__main__":
