@@ -125,7 +125,7 @@ def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
 
     try:
         report = examine.examine(config, host.nic if host else nic.describe)
-    except examine.HungError as error:
+    except examine.ExamineError as error:
         say(f"sriov-textfile: {error}")
         return 1
     report.findings = findings.findings(report)

@@ -408,6 +408,19 @@ def test_more_vfs_than_other_tools_can_see(make_host: MakeHost, vfs: int) -> Non
         assert "ip, pyroute2 and exporters" in one["meaning"]
 
 
+def test_what_nobody_thought_of_is_told_in_a_line(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = make_host(COUNTING)
+    monkeypatch.setattr(host, "nic", lambda pf: 1 // 0)
+    run = host.collect("doctor")
+    assert (run.code, run.out) == (1, "")
+    assert run.log == (
+        "sriov-textfile: ZeroDivisionError: integer division or modulo by zero,"
+        " looking at the NIC of PF ens1f0\n"
+    )
+
+
 def test_a_driver_that_fails_for_every_vf_does_not_flood_the_screen(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=30))
     for file in host.device("0000:10:00.0").glob("sriov/*/stats/rx_bytes"):

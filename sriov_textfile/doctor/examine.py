@@ -44,8 +44,8 @@ DescribeNic = Callable[[pci.Pf], nic.Nic]
 Pods = dict[str, list[str]]  # by PCI address
 
 
-class HungError(Exception):
-    """Raised when the machine does not answer; says what was looked at."""
+class ExamineError(Exception):
+    """Raised when the machine does not answer, or answers what nobody thought of."""
 
 
 class _Skips(Log):
@@ -65,8 +65,8 @@ class _Skips(Log):
 def examine(config: Config, describe_nic: DescribeNic) -> Report:
     """Return the facts about the machine, without findings.
 
-    Raises HungError: a driver or a file system that does not answer holds up a system call for
-    good, so the work is done in a thread, as a collection's is.
+    Raises ExamineError. A driver or a file system that does not answer holds up a system call
+    for good, so the work is done in a thread, as a collection's is.
     """
     examination = _Examination(config, describe_nic)
     thread = threading.Thread(target=examination.run, daemon=True)
@@ -75,9 +75,10 @@ def examine(config: Config, describe_nic: DescribeNic) -> Report:
     limit = (1 + _PATIENCE) * config.timeout + _GRACE_SECONDS
     thread.join(limit)
     if thread.is_alive():
-        raise HungError(f"no answer within {limit:g} s, looking at {examination.step}; see dmesg")
-    if examination.error:
-        raise examination.error
+        reason = f"no answer within {limit:g} s"
+        raise ExamineError(f"{reason}, looking at {examination.step}; see dmesg")
+    if error := examination.error:
+        raise ExamineError(f"{describe(error)}, looking at {examination.step}") from error
     return examination.report
 
 
