@@ -35,6 +35,8 @@ class Server:
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "sriov_textfile", "serve", *arguments]
+        # A shell that runs the tests in the background lets them ignore SIGINT.
+        command = ["env", "--default-signal=INT", *command]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr
         self.log = self.process.stderr.readline()

@@ -41,6 +41,7 @@ POD = 'instance=~"$node", namespace=~"$namespace", pod=~"$pod"'
 VF_LEGEND = "{{instance}} {{pf}} VF {{vf}}"
 PF_LEGEND = "{{instance}} {{pf}}"
 POD_LEGEND = "{{namespace}}/{{pod}}"
+COLLECTOR_LEGEND = "{{instance}} {{collector}}"
 
 # Who holds which VF. Containers of one pod may share it, and so, by a claim, may pods: in a join
 # with the VFs' counters this is the side that has many.
@@ -60,10 +61,12 @@ _VF_NODES = f"""\
 group by (instance, namespace, pod, numa_node) (
   {HELD}
   * on (instance, pciAddr) group_left (numa_node)
-  group by (instance, pciAddr, numa_node) (sriov_vf_rx_packets{{{NODE}, numa_node!=""}})
+  group by (instance, pciAddr, numa_node) (
+    {{__name__=~"sriov_vf_(rx_packets|info)", {NODE}, numa_node!=""}}
+  )
 )"""
 _CPU_NODES = f"""\
-group by (namespace, pod, numa_node) (
+group by (instance, namespace, pod, numa_node) (
   sriov_kubepodcpu{{{NODE}, numa_node!=""}}
   * on (uid) group_left (namespace, pod)
   group by (uid, namespace, pod) (kube_pod_info)
@@ -87,19 +90,26 @@ def of_pfs(expression: str) -> str:
 
 
 def of_pods(expression: str) -> str:
-    """Return the sum over the VFs that each pod holds."""
+    """Return the sum over the VFs that each pod holds; a pod is on one node."""
     by_address = f"sum by (instance, pciAddr) ({expression})"
     return f"""\
-sum by (namespace, pod) (
-  {HELD}
-  * on (instance, pciAddr) group_left ()
-  {by_address}
+max by (namespace, pod) (
+  sum by (instance, namespace, pod) (
+    {HELD}
+    * on (instance, pciAddr) group_left ()
+    {by_address}
+  )
 )"""
 
 
 def vfs_of_pfs(metric: str) -> str:
     """Return one of pfinfo's numbers for each PF, counted once if two jobs scrape it."""
     return f"max by (instance, pf, pciAddr) ({metric}{{{VF}}})"
+
+
+def of_collectors(aggregation: str, metric: str) -> str:
+    """Return one of the numbers about each collector, once if two jobs scrape it."""
+    return f"{aggregation} by (instance, collector) (sriov_scrape_collector_{metric}{{{NODE}}})"
 
 
 @dataclass
@@ -132,7 +142,13 @@ def traffic(what: str, of: Callable[[str], str], selector: str, legend: str) -> 
         panel(f"Received by {what}", "bps", bits("rx"), 12),
         panel(f"Sent by {what}", "bps", bits("tx"), 12),
         panel(f"Packets of {what}", "pps", rate("rx_packets", "tx_packets", selector=selector), 8),
-        panel(f"Drops of {what}", "pps", rate("rx_dropped", "tx_dropped", selector=selector), 8),
+        panel(
+            f"Drops of {what}",
+            "pps",
+            rate("rx_dropped", "tx_dropped", selector=selector),
+            8,
+            "Only where the kernel and the driver count both.",
+        ),
         panel(
             f"Errors of {what}",
             "pps",
@@ -149,7 +165,7 @@ EACH_VF = "Each VF: choose nodes and PFs first"
 AGE = f'time() - node_textfile_mtime_seconds{{{NODE}, file=~"(.*/)?sriov[^/]*"}}'
 
 
-def number(title: str, query: str, unit: str = "short", red_from: float | None = None) -> Panel:
+def number(title: str, query: str, unit: str = "none", red_from: float | None = None) -> Panel:
     """Return a panel with one number."""
     return Panel(title, {"": query}, unit, kind="stat", width=3, height=4, red_from=red_from)
 
@@ -160,15 +176,15 @@ ROWS = {
         number("VFs", f"sum({vfs_of_pfs('sriov_pf_num_vfs')})"),
         number(
             "VFs that pods hold",
-            f"count(group by (instance, pciAddr) (sriov_vf_rx_packets{{{VF}}})"
-            f" and on (instance, pciAddr) {HELD})",
+            f'count(group by (instance, pciAddr) ({{__name__=~"sriov_vf_(rx_packets|info)", {VF}}})'
+            f" and on (instance, pciAddr) {HELD}) or vector(0)",
         ),
         number("Received", f"8 * sum({rate('rx_bytes')})", "bps"),
         number("Sent", f"8 * sum({rate('tx_bytes')})", "bps"),
         number("Drops", f"sum({rate('rx_dropped', 'tx_dropped')})", "pps"),
         number(
             "Failed collectors",
-            f"sum(1 - sriov_scrape_collector_success{{{NODE}}})",
+            f"sum(1 - {of_collectors('min', 'success')})",
             red_from=1,
         ),
         number("Age of the oldest file", f"max({AGE})", "s", red_from=300),
@@ -210,13 +226,13 @@ ROWS = {
                 "": f"""\
 (
   {_VF_NODES}
-  and on (namespace, pod, numa_node)
+  and on (instance, namespace, pod, numa_node)
   {_CPU_NODES}
 )
 or
 0 * (
   {_VF_NODES}
-  and on (namespace, pod)
+  and on (instance, namespace, pod)
   {_CPU_NODES}
 )"""
             },
@@ -277,19 +293,19 @@ or
         ),
         Panel(
             "Collectors that succeed",
-            {"{{instance}} {{collector}}": f"sriov_scrape_collector_success{{{NODE}}}"},
+            {COLLECTOR_LEGEND: of_collectors("min", "success")},
             width=8,
             decimals=0,
         ),
         Panel(
             "Time that collectors take",
-            {"{{instance}} {{collector}}": f"sriov_scrape_collector_duration_seconds{{{NODE}}}"},
+            {COLLECTOR_LEGEND: of_collectors("max", "duration_seconds")},
             "s",
             width=8,
         ),
         Panel(
             "Inputs that were left out",
-            {"{{instance}} {{collector}}": f"sriov_scrape_collector_skipped{{{NODE}}}"},
+            {COLLECTOR_LEGEND: of_collectors("max", "skipped")},
             width=12,
             height=6,
             decimals=0,
@@ -338,6 +354,7 @@ def build() -> dashboard.Dashboard:
             .sort(model.VariableSort.ALPHABETICAL_ASC)
             .multi(True)
             .include_all(True)
+            .current(model.VariableOption(selected=True, text="All", value="$__all"))
             .all_value(".*")
         )
     numbers = itertools.count(1)
@@ -404,6 +421,12 @@ def _table(panel: Panel) -> Any:
         "organize", options={"excludeByName": hidden, "indexByName": order}
     )
     built = table.Panel().with_transformation(organize)
+    if "vf" in panel.columns:  # 10 is to come after 9
+        numbers = {"conversions": [{"targetField": "vf", "destinationType": "number"}]}
+        built.with_transformation(model.DataTransformerConfig("convertFieldType", options=numbers))
+    if panel.columns:
+        by = {"sort": [{"field": panel.columns[0]}]}
+        built.with_transformation(model.DataTransformerConfig("sortBy", options=by))
     if panel.words:
         # On the column of values alone: the others are labels, and some of them numbers.
         texts = {
