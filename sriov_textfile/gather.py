@@ -89,7 +89,7 @@ class _Collection:
                 self.running = collector.name
                 series = labels(collector=collector.name)
                 skips, start = snapshot.skipped, time.perf_counter()
-                success.add(series, int(self._collect(collector, snapshot)))
+                success.add(series, int(run(collector, snapshot, self.families)))
                 duration.add(series, time.perf_counter() - start)
                 skipped.add(series, snapshot.skipped - skips)
             self.families += (success, duration, skipped, _build_info())
@@ -99,17 +99,21 @@ class _Collection:
             self.done = True
             self._ended.release()
 
-    def _collect(self, collector: Collector, snapshot: Snapshot) -> bool:
-        """Run one collector, keep what it returns, and return whether nothing failed."""
-        problems = snapshot.problems
-        try:
-            for family in collector.collect(snapshot):
-                self.families.append(family)
-                for series in family.repeated:
-                    snapshot.skip(f"{family.name}{series} is there already: repeated series")
-        except Exception as error:
-            snapshot.problem(f"collector {collector.name}: {describe(error)}")
-        return snapshot.problems == problems
+
+def run(collector: Collector, snapshot: Snapshot, families: list[Family]) -> bool:
+    """Run one collector, add what it returns to `families`, and return whether nothing failed.
+
+    What failed or was left out is told to the snapshot.
+    """
+    problems = snapshot.problems
+    try:
+        for family in collector.collect(snapshot):
+            families.append(family)
+            for series in family.repeated:
+                snapshot.skip(f"{family.name}{series} is there already: repeated series")
+    except Exception as error:
+        snapshot.problem(f"collector {collector.name}: {describe(error)}")
+    return snapshot.problems == problems
 
 
 def missing(error: ModuleNotFoundError) -> str:

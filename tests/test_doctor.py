@@ -227,6 +227,13 @@ def test_a_pf_that_cannot_be_read_does_not_pass_for_none(make_host: MakeHost) ->
     assert found["what"].startswith("cannot read PCI device 0000:10:00.0: ")
 
 
+def test_no_pf_and_a_device_that_is_none_of_them(make_host: MakeHost, tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path, pods := demo.pods([demo.pf(0, vfs=2)]))
+    (node.container(pods[0], pods[0].containers[0]) / "cpuset.cpus").write_text("all\n")
+    flags = [one for one in node.flags if "kubepoddevice" not in one]
+    assert [one["code"] for one in findings(make_host(), *flags)] == ["no-pf", "skipped"]
+
+
 def test_vf_counters_switched_off(make_host: MakeHost) -> None:
     found = finding(make_host(COUNTING), "--no-collector.vfstats")
     assert (found["code"], found["about"]) == ("collector-off", "vfstats")
@@ -295,6 +302,19 @@ def test_another_network_namespace_does_no_harm_where_sysfs_has_all(make_host: M
     assert findings(host) == []
     assert "the kernel knows no netdev ens1f0" in host.collect("doctor").out
     assert finding(host, "--collector.vfinfo")["code"] == "wrong-network-namespace"
+
+
+def test_another_network_namespace_where_sysfs_has_some(make_host: MakeHost) -> None:
+    host = make_host(COUNTING, demo.pf(1, vfs=2))
+    host.server.describe = lambda netdev, sequence: None
+    found = finding(host)
+    assert (found["code"], found["about"]) == ("wrong-network-namespace", "ens1f0, ens2f0np0")
+
+
+def test_a_pf_without_vfs_has_nothing_to_be_asked(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=0))
+    host.server.describe = lambda netdev, sequence: None
+    assert finding(host, "--collector.vfinfo")["code"] == "no-vfs"
 
 
 def test_one_netdev_that_has_gone_away(make_host: MakeHost) -> None:
@@ -379,9 +399,23 @@ def test_a_kernel_that_is_slower_than_a_collection_may_be(make_host: MakeHost) -
     found = finding(host, "--timeout=200ms")
     assert found["code"] == "too-slow"
     assert re.fullmatch(
-        r"reading counters and links took \d\.\d s, and --timeout allows 0\.2 s", found["what"]
+        r"the collectors took \d\.\d s \(vfstats \d\.\d s, pfinfo 0\.0 s\),"
+        r" and --timeout allows 0\.2 s",
+        found["what"],
     )
     assert findings(host) == []
+
+
+def test_a_slow_kernel_that_no_collector_asks(make_host: MakeHost) -> None:
+    host = make_host(COUNTING)
+    describe = host.server.describe
+
+    def slowly(netdev: str, sequence: int) -> bytes | None:
+        time.sleep(0.3)
+        return describe(netdev, sequence)
+
+    host.server.describe = slowly
+    assert findings(host, "--timeout=200ms") == []
 
 
 def test_a_driver_that_does_not_answer(
@@ -395,7 +429,7 @@ def test_a_driver_that_does_not_answer(
     over.set()
     assert (run.code, run.out) == (1, "")
     assert run.log == (
-        "sriov-textfile: no answer within 0.5 s, looking at the NIC of PF ens1f0; see dmesg\n"
+        "sriov-textfile: no answer within 0.4 s, looking at the NIC of PF ens1f0; see dmesg\n"
     )
 
 
@@ -486,6 +520,32 @@ def test_a_checkpoint_that_is_none(make_host: MakeHost, tmp_path: Path, content:
     found = finding(make_host(COUNTING), *flags)
     assert found["what"] == f"{node.checkpoint} is no whole checkpoint of the CPU manager"
     assert "the shared pool is not known" in found["meaning"]
+
+
+def test_a_collector_that_fails_for_a_reason_of_its_own(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    node = SimulatedNode(tmp_path, [])
+    (node.cgroups / "cpuset.cpus.effective").write_text("all\n")
+    flags = [one for one in node.flags if "kubepoddevice" not in one]
+    found = finding(make_host(COUNTING), *flags)
+    assert (found["code"], found["about"]) == ("collector-failed", "kubepodcpu")
+    assert found["what"] == (
+        "kubepodcpu fails: collector kubepodcpu: ValueError: 'all' is no range of CPUs"
+    )
+
+
+def test_a_series_that_is_left_out_because_it_is_there_already(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = make_host(demo.pf(0, vfs=2))
+    pods = demo.pods(host.pfs)
+    node = SimulatedNode(tmp_path, [*pods, *pods])
+    flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"]
+    with node.running():
+        found = findings(host, *flags)
+    assert [one["code"] for one in found] == ["skipped", "skipped"]
+    assert found[0]["what"].endswith("is there already: repeated series")
 
 
 def test_cgroups_that_cannot_be_understood(make_host: MakeHost, tmp_path: Path) -> None:
@@ -641,6 +701,23 @@ def test_a_textfile_path_that_is_a_folder(make_host: MakeHost, tmp_path: Path) -
     assert found["what"] == f"{tmp_path}/sriov.prom is a folder, not a file"
 
 
+def test_a_textfile_folder_that_is_a_file(make_host: MakeHost, tmp_path: Path) -> None:
+    (tmp_path / "textfile").touch()
+    found = findings(make_host(COUNTING), f"--textfile.path={tmp_path}/textfile/sriov.prom")
+    assert found[0]["code"] == "textfile-path"
+    assert found[0]["what"] == f"{tmp_path}/textfile is not a folder"
+
+
+def test_a_textfile_path_by_way_of_a_symbolic_link(make_host: MakeHost, tmp_path: Path) -> None:
+    (tmp_path / "other/inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("other/inner")
+    path = f"{tmp_path}/link/../sriov.prom"
+    host = make_host(COUNTING)
+    assert host.collect(f"--textfile.path={path}").code == 0
+    with running_node_exporter(tmp_path / "other"):
+        assert findings(host, f"--textfile.path={path}") == []
+
+
 def test_a_textfile_path_that_this_user_may_not_look_at(tmp_path: Path) -> None:
     folder = tmp_path / "closed/textfile"
     folder.mkdir(parents=True)
@@ -677,8 +754,9 @@ def unread(node_exporters: list[NodeExporter], sees_processes: bool) -> list[str
         node_exporters=node_exporters,
         sees_processes=sees_processes,
     )
-    known = Report("", "", "", "", "", ["vfstats"], Kubelet(False, ""), Cpus(False), textfile)
-    return [one.code for one in conclusions.findings(known) if one.code != "no-pf"]
+    known = Report("", "", "", "", "", [], 10.0, Kubelet(False, ""), Cpus(False), textfile)
+    found = [one.code for one in conclusions.findings(known)]
+    return [code for code in found if code.startswith("textfile")]
 
 
 def test_a_host_without_node_exporter_reads_no_textfile() -> None:

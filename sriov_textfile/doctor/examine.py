@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from sriov_textfile import __version__
+from sriov_textfile import __version__, collectors
+from sriov_textfile.collectors import COLLECTORS
 from sriov_textfile.config import Config
 from sriov_textfile.doctor import node_exporter
 from sriov_textfile.doctor.report import (
+    Collector,
     Cpus,
     Kubelet,
     Pf,
@@ -22,7 +24,7 @@ from sriov_textfile.doctor.report import (
     Textfile,
     Vf,
 )
-from sriov_textfile.gather import describe
+from sriov_textfile.gather import describe, run
 from sriov_textfile.host import cpus, files, nic, pci
 from sriov_textfile.host.rtnetlink import (
     Link,
@@ -36,8 +38,6 @@ from sriov_textfile.log import Log
 
 # A timer or cron writes at least every minute.
 _STALE_SECONDS = 300.0
-# Of --timeout: what takes longer than a collection may is to be seen all the same.
-_PATIENCE = 2
 _GRACE_SECONDS = 5.0  # for what has no deadline of its own
 
 DescribeNic = Callable[[pci.Pf], nic.Nic]
@@ -48,18 +48,19 @@ class ExamineError(Exception):
     """Raised when the machine does not answer, or answers what nobody thought of."""
 
 
-class _Skips(Log):
-    """Keeps what a collection would warn of; errors reach the report as facts."""
+class _Messages(Log):
+    """Keeps what a collection would log, each once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.messages: dict[str, None] = {}  # each once, in order
+        self.warnings: dict[str, None] = {}
+        self.errors: dict[str, None] = {}
 
     def warn(self, message: str, **fields: object) -> None:
-        self.messages[message] = None
+        self.warnings[message] = None
 
     def error(self, message: str, **fields: object) -> None:
-        pass
+        self.errors[message] = None
 
 
 def examine(config: Config, describe_nic: DescribeNic) -> Report:
@@ -70,15 +71,18 @@ def examine(config: Config, describe_nic: DescribeNic) -> Report:
     """
     examination = _Examination(config, describe_nic)
     thread = threading.Thread(target=examination.run, daemon=True)
-    thread.start()
-    # The kubelet and the PFs may each take what they are given, and a little more.
-    limit = (1 + _PATIENCE) * config.timeout + _GRACE_SECONDS
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise ExamineError(f"{error}; allow more tasks (ulimit -u) and memory") from None
+    # The collectors may take what a collection may; then the kubelet is asked once more.
+    limit = 2 * config.timeout + _GRACE_SECONDS
     thread.join(limit)
     if thread.is_alive():
         reason = f"no answer within {limit:g} s"
         raise ExamineError(f"{reason}, looking at {examination.step}; see dmesg")
-    if error := examination.error:
-        raise ExamineError(f"{describe(error)}, looking at {examination.step}") from error
+    if failed := examination.error:
+        raise ExamineError(f"{describe(failed)}, looking at {examination.step}") from failed
     return examination.report
 
 
@@ -90,23 +94,29 @@ class _Examination:
     def __init__(self, config: Config, describe_nic: DescribeNic) -> None:
         self._config = config
         self._describe_nic = describe_nic
-        self._skips = _Skips()
+        self._messages = _Messages()
         self.step = ""
         self.error: Exception | None = None
 
     def run(self) -> None:
         """Make the report, or keep the error for who waits."""
+        snapshot = Snapshot(self._config, self._messages, time.monotonic() + self._config.timeout)
         try:
-            self._examine()
+            self._examine(snapshot)
         except Exception as error:
             self.error = error
+        finally:
+            snapshot.close()
 
-    def _examine(self) -> None:
+    def _examine(self, snapshot: Snapshot) -> None:
         config = self._config
+        collectors = [
+            self._run(one, snapshot) for one in COLLECTORS if one.name in config.collectors
+        ]
         self.step = f"the kubelet at {config.kubeletsocket}"
         kubelet, pods = _kubelet(config)
         self.step = f"{config.kubecgroup} and {config.nodecpuinfo}"
-        found_cpus = _cpus(config, self._skips.warn)
+        found_cpus = _cpus(config)
         self.step = config.textfile_path
         textfile = _textfile(config) if config.textfile_path else None
         system = os.uname()
@@ -116,24 +126,26 @@ class _Examination:
             kernel=f"{system.sysname} {system.release}",
             time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             user=_user(),
-            collectors=sorted(config.collectors),
+            collectors=collectors,
+            seconds_allowed=config.timeout,
             kubelet=kubelet,
             cpus=found_cpus,
             textfile=textfile,
-            seconds_allowed=config.timeout,
         )
         self.step = config.sysbuspci
-        deadline = time.monotonic() + _PATIENCE * config.timeout
-        snapshot = Snapshot(config, self._skips, deadline)
-        try:
-            self._add_pfs(snapshot, pods)
-        finally:
-            snapshot.close()
-        self.report.skipped = list(self._skips.messages)
+        self._add_pfs(snapshot, pods)
+        self.report.skipped = list(self._messages.warnings)
+
+    def _run(self, collector: collectors.Collector, snapshot: Snapshot) -> Collector:
+        """Run a collector as a collection does; what it reads is there for what follows."""
+        self.step = f"what collector {collector.name} reads"
+        before, start = len(self._messages.errors), time.monotonic()
+        success = run(collector, snapshot, [])
+        problems = list(self._messages.errors)[before:]
+        return Collector(collector.name, success, time.monotonic() - start, problems)
 
     def _add_pfs(self, snapshot: Snapshot, pods: Pods) -> None:
         report, config = self.report, self._config
-        start = time.monotonic()
         try:
             pfs = snapshot.pfs
             if not pfs:  # Why not? Nothing else asks for PFs that the flags leave out.
@@ -142,19 +154,13 @@ class _Examination:
             reason, _, _ = str(error).partition("; ")
             report.paths.append(Problem("path.sysbuspci", reason))
             return
-        netdevs = [pf.netdev for pf in pfs if pf.netdev]
-        folder = config.sysclassnet
-        if (
-            "sysfs" in config.vfstats_priority
-            and netdevs
-            and not any(os.path.isdir(f"{folder}/{name}") for name in netdevs)
-        ):
-            reason = f"{folder} has none of the PFs' netdevs ({netdevs[0]} …)"
-            report.paths.append(Problem("path.sysclassnet", reason))
         for pf in pfs:
             self.step = f"PF {pf.netdev or pf.address}"
             report.pfs.append(_pf(snapshot, pf, pods))
-        report.seconds = time.monotonic() - start
+        if _sysfs_is_missed(config, report.pfs):
+            name = next(pf.netdev for pf in pfs if pf.netdev)
+            reason = f"{config.sysclassnet} has none of the PFs' netdevs ({name} …)"
+            report.paths.append(Problem("path.sysclassnet", reason))
         for pf, described in zip(pfs, report.pfs, strict=True):
             self.step = f"the NIC of PF {pf.netdev or pf.address}"
             self._add_nic(pf, described)
@@ -172,6 +178,19 @@ class _Examination:
         described.eswitch_mode = facts.eswitch_mode or described.eswitch_mode
 
 
+def _sysfs_is_missed(config: Config, pfs: list[Pf]) -> bool:
+    """Return whether the sysfs reader is asked, and has no netdev of any PF to look at."""
+    order = config.vfstats_priority
+    if "vfstats" not in config.collectors or "sysfs" not in order:
+        return False
+    asked = [
+        pf.netdev
+        for pf in pfs
+        if pf.netdev and pf.vfs and (order[0] == "sysfs" or not all(vf.counters for vf in pf.vfs))
+    ]
+    return bool(asked) and not any(os.path.isdir(f"{config.sysclassnet}/{name}") for name in asked)
+
+
 def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
     link, problem = Link(pf.netdev, 0, {}, wrapped=False), None
     if pf.netdev:
@@ -182,7 +201,7 @@ def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
     counters = VfCounters()
     if "vfstats" in snapshot.config.collectors:
         counters = snapshot.vf_counters(pf)
-    if problem and "vfinfo" in snapshot.config.collectors:
+    if problem and pf.vfs and "vfinfo" in snapshot.config.collectors:
         counters.failures["netlink"] = problem
     return Pf(
         address=pf.address,
@@ -197,7 +216,7 @@ def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
         eswitch_mode="switchdev" if pf.switchdev else None,
         total_vfs=pf.total_vfs,
         num_vfs=pf.num_vfs,
-        unknown_here=isinstance(counters.failures.get("netlink"), NoSuchNetdevError),
+        unknown_here=isinstance(problem, NoSuchNetdevError),
         vf_list_wrapped=link.wrapped,
         configuration_problem=str(problem or ""),
         readers=[_reader(name, snapshot.config, pf, counters) for name in _NOTHING],
@@ -253,8 +272,11 @@ _NOTHING = {"sysfs": _nothing_in_sysfs, "netlink": _nothing_by_netlink}
 def _vf(
     snapshot: Snapshot, number: int, address: str, link: Link, counters: VfCounters, pods: Pods
 ) -> Vf:
-    driver, netdev = snapshot.vf_driver_and_netdev(address)
     root = snapshot.config.sysbuspci
+    try:
+        driver, netdev = pci.vf_driver_and_netdev(root, address)
+    except OSError:  # Where vfinfo reads it, too, it has told so.
+        driver, netdev = "", ""
     vf = Vf(
         number=number,
         address=address,
@@ -300,11 +322,13 @@ def _kubelet(config: Config) -> tuple[Kubelet, Pods]:
                 holders.append(pod)
     except podresources.KubeletError as error:
         kubelet.problem = Problem("path.kubeletSocket", error.reason, error.mend)
+    except Exception as error:  # grpc's own, for a path that it cannot take
+        kubelet.problem = Problem("path.kubeletSocket", describe(error))
     kubelet.devices = len(pods)
     return kubelet, pods
 
 
-def _cpus(config: Config, skip: Callable[[str], None]) -> Cpus:
+def _cpus(config: Config) -> Cpus:
     found = Cpus("kubepodcpu" in config.collectors)
     if not found.wanted:
         return found
@@ -313,11 +337,8 @@ def _cpus(config: Config, skip: Callable[[str], None]) -> Cpus:
     except (OSError, ValueError) as error:
         found.problems.append(Problem("path.nodecpuinfo", str(error)))
     try:
-        root = cgroups.find_root(config.kubecgroup)
-        cgroups.pool_cpus(root)
-        for _ in cgroups.containers(root, skip):
-            pass
-    except (OSError, ValueError) as error:
+        cgroups.find_root(config.kubecgroup)
+    except OSError as error:
         reason, _, mend = str(error).partition("; ")
         found.problems.append(Problem("path.kubecgroup", reason, mend))
     try:
@@ -328,11 +349,14 @@ def _cpus(config: Config, skip: Callable[[str], None]) -> Cpus:
 
 
 def _textfile(config: Config) -> Textfile:
-    path = os.path.abspath(config.textfile_path)
+    path = os.path.join(os.getcwd(), config.textfile_path)
     folder = os.path.dirname(path)
     folder_exists, age, problem = True, None, ""
     try:
-        os.stat(folder)
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            problem = f"{folder} is not a folder"
+        elif not os.statvfs(folder).f_bavail:
+            problem = f"there is no space left in {folder}"
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         folder_exists = error.filename != folder

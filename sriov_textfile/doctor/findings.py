@@ -20,7 +20,8 @@ _MOST_SKIPPED = 20
 
 def findings(report: Report) -> list[Finding]:
     """Return everything that keeps a metric away or makes it doubtful."""
-    return [finding for rule in RULES for finding in rule(report)]
+    found = [finding for rule in RULES for finding in rule(report)]
+    return found + list(_unexplained(report, {finding.code for finding in found}))
 
 
 def _missing_mounts(report: Report) -> Iterator[Finding]:
@@ -48,7 +49,7 @@ def _missing_mounts(report: Report) -> Iterator[Finding]:
 
 
 def _collectors_off(report: Report) -> Iterator[Finding]:
-    if "vfstats" not in report.collectors:
+    if not _is_on(report, "vfstats"):
         yield Finding(
             "collector-off",
             "vfstats",
@@ -69,7 +70,7 @@ def _no_pf(report: Report) -> Iterator[Finding]:
             "there are no sriov_vf_* and sriov_pf_* metrics",
             "correct the two regular expressions: they are searched for in the PF's netdev",
         )
-    elif not report.skipped:
+    elif not any(message.startswith("cannot read PCI device") for message in report.skipped):
         yield Finding(
             "no-pf",
             "",
@@ -81,10 +82,10 @@ def _no_pf(report: Report) -> Iterator[Finding]:
 
 
 def _other_namespace(report: Report) -> Iterator[Finding]:
-    unknown = [pf.netdev for pf in report.pfs if pf.unknown_here]
-    if not unknown:
-        return
-    names = ", ".join(unknown)
+    unknown = [pf for pf in report.pfs if pf.unknown_here]
+    if not any(_failure(pf, "netlink") for pf in unknown):
+        return  # A collection has no use for them, or sysfs had everything.
+    names = ", ".join(pf.netdev for pf in unknown)
     if len(unknown) == len([pf for pf in report.pfs if pf.netdev]):
         yield Finding(
             "wrong-network-namespace",
@@ -104,6 +105,14 @@ def _other_namespace(report: Report) -> Iterator[Finding]:
         )
 
 
+def _failure(pf: Pf, name: str) -> str:
+    return next(reader.failure for reader in pf.readers if reader.name == name)
+
+
+def _is_on(report: Report, name: str) -> bool:
+    return any(collector.name == name for collector in report.collectors)
+
+
 def _failed_readers(report: Report) -> Iterator[Finding]:
     for pf in report.pfs:
         for reader in pf.readers:
@@ -120,15 +129,39 @@ def _failed_readers(report: Report) -> Iterator[Finding]:
 
 
 def _too_slow(report: Report) -> Iterator[Finding]:
-    if report.seconds > report.seconds_allowed:
+    seconds = sum(collector.seconds for collector in report.collectors)
+    if seconds > report.seconds_allowed:
+        each = ", ".join(f"{one.name} {one.seconds:.1f} s" for one in report.collectors)
         yield Finding(
             "too-slow",
             "",
-            f"reading counters and links took {report.seconds:.1f} s,"
-            f" and --timeout allows {report.seconds_allowed:g} s",
+            f"the collectors took {seconds:.1f} s ({each}), and --timeout allows"
+            f" {report.seconds_allowed:g} s",
             "a collection that takes as long writes nothing",
             "set a longer --timeout; leave out PFs that nobody needs with --collector.pf-exclude",
         )
+
+
+# What explains the failure of a collector, if it is found.
+_EXPLAINED = {
+    "vfstats": {"missing-mount", "wrong-network-namespace", "netdev-gone", "reader-failed"},
+    "vfinfo": {"missing-mount", "wrong-network-namespace", "netdev-gone", "reader-failed"},
+    "pfinfo": {"missing-mount"},
+    "kubepoddevice": {"kubelet"},
+    "kubepodcpu": {"missing-mount"},
+}
+
+
+def _unexplained(report: Report, codes: set[str]) -> Iterator[Finding]:
+    for collector in report.collectors:
+        if not collector.success and not codes & _EXPLAINED[collector.name]:
+            yield Finding(
+                "collector-failed",
+                collector.name,
+                f"{collector.name} fails: {'; '.join(collector.problems)}",
+                "its metrics are missing or not complete, and sriov_scrape_collector_success is 0",
+                "see what the message says; allow more time with --timeout if something is slow",
+            )
 
 
 def _no_netdev(report: Report) -> Iterator[Finding]:
@@ -178,7 +211,7 @@ def _no_counters(report: Report) -> Iterator[Finding]:
     for pf in report.pfs:
         without = [vf for vf in pf.vfs if not vf.counters]
         explained = pf.unknown_here or any(reader.failure for reader in pf.readers)
-        if not without or not pf.netdev or explained or "vfstats" not in report.collectors:
+        if not without or not pf.netdev or explained or not _is_on(report, "vfstats"):
             continue
         yield Finding(
             "no-counters",
@@ -342,7 +375,9 @@ def _unread(textfile: Textfile) -> Iterator[Finding]:
 
 
 def _skipped(report: Report) -> Iterator[Finding]:
-    for message in report.skipped[:_MOST_SKIPPED]:
+    told = tuple(problem.reason for problem in report.cpus.problems)
+    skipped = [message for message in report.skipped if not message.endswith(told)]
+    for message in skipped[:_MOST_SKIPPED]:
         yield Finding(
             "skipped",
             "",
@@ -350,7 +385,7 @@ def _skipped(report: Report) -> Iterator[Finding]:
             "it is left out of the metrics and counted in sriov_scrape_collector_skipped",
             "see whether this user may read it; the driver may be at fault, too",
         )
-    if more := len(report.skipped[_MOST_SKIPPED:]):
+    if more := len(skipped[_MOST_SKIPPED:]):
         yield Finding(
             "skipped",
             "",

@@ -51,7 +51,7 @@ class Pf:
     eswitch_mode: str | None
     total_vfs: int
     num_vfs: int | None
-    unknown_here: bool  # whether the kernel knows no such netdev in this network namespace
+    unknown_here: bool  # whether this network namespace has no such netdev
     vf_list_wrapped: bool  # whether other tools lose VFs
     configuration_problem: str  # why nothing is known of MACs, VLANs and so on
     readers: list[Reader]
@@ -112,6 +112,16 @@ class Textfile:
 
 
 @dataclass
+class Collector:
+    """What came of running a collector, as a collection does."""
+
+    name: str
+    success: bool
+    seconds: float
+    problems: list[str]  # what it logs as failed
+
+
+@dataclass
 class Finding:
     """Something that keeps a metric away or makes it doubtful."""
 
@@ -131,7 +141,8 @@ class Report:
     kernel: str
     time: str
     user: str
-    collectors: list[str]  # those that are on
+    collectors: list[Collector]  # those that are on
+    seconds_allowed: float  # --timeout, for all of them together
     kubelet: Kubelet
     cpus: Cpus
     textfile: Textfile | None
@@ -139,7 +150,5 @@ class Report:
     nics: str = ""  # why there is nothing of drivers, firmware and links
     left_out: int = 0  # PFs that --collector.pf-include and pf-exclude leave out
     pfs: list[Pf] = field(default_factory=list)
-    seconds: float = 0.0  # that reading counters and links took
-    seconds_allowed: float = 0.0  # --timeout
     skipped: list[str] = field(default_factory=list)  # what could not be read
     findings: list[Finding] = field(default_factory=list)
