@@ -239,8 +239,8 @@ def _cpus(cpus: Cpus) -> str:
 def _textfile(textfile: Textfile | None) -> str:
     if textfile is None:
         return "not looked at: give --textfile.path as the timer, cron or sidecar has it"
-    age = "not there"
-    if textfile.age_seconds is not None:
+    age = textfile.problem or "not there"
+    if textfile.age_seconds is not None and not textfile.problem:
         age = f"written {textfile.age_seconds:.0f} s ago"
     readers = [str(one.pid) for one in textfile.node_exporters if one.reads_ours]
     unsure = any(one.reads_ours is None for one in textfile.node_exporters)
