@@ -190,3 +190,12 @@ def test_a_missing_folder_is_an_error_that_names_it(make_host: MakeHost) -> None
     assert "/nowhere" in run.log
     assert "--path.sysbuspci" in run.log
     assert run.value("sriov_scrape_collector_success", collector="vfstats") == "0"
+
+
+def test_of_a_device_that_can_have_no_vfs_nothing_else_is_read(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=1))
+    device_class = host.device("0000:00:1f.6") / "class"
+    device_class.unlink()
+    device_class.mkdir()  # reading it would fail, and be told
+    run = host.collect()
+    assert (run.code, run.log) == (0, "")

@@ -95,8 +95,10 @@ def _ports(sysbuspci: str, address: str, skip: Callable[[str], None]) -> list[Pf
 
     device = f"{sysbuspci}/{address}"
     total_vfs = read_int(f"{device}/sriov_totalvfs")
+    if total_vfs is None:  # Most devices of a host: nothing else is read of them.
+        return []
     kind = _NETWORK_CLASSES.get((read(f"{device}/class") or "")[:6])
-    if total_vfs is None or kind is None:
+    if kind is None:
         return []
     # The ports share the device, which is read once.
     driver = _link_name(f"{device}/driver") or ""
