@@ -19,16 +19,11 @@ from pathlib import Path
 from e2e.conftest import Prometheus, prometheus_reading, textfile_folder
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
+from tests.conftest import PROGRAM
 
 RULES = sorted((Path(__file__).parent.parent / "deployment/prometheus/rules").glob("*.yml"))
 WELL, TROUBLED, EMPTIED = "node-1", "node-2", "node-3"
 STALE_SECONDS = 900
-
-# The program on a host whose rtnetlink answers in another process.
-_PROGRAM = (
-    "import sys, types; from sriov_textfile import cli;"
-    " sys.exit(cli.run(sys.argv[2:], host=types.SimpleNamespace(rtnetlink=sys.argv[1])))"
-)
 
 
 class PfInTrouble(SimulatedPf):
@@ -91,7 +86,7 @@ def _node_in_trouble(folder: Path) -> Iterator[Path]:
     host = SimulatedHost(machine, [pf, lost])
     node = SimulatedNode(machine, [pod])
     written = machine / "sriov.prom"
-    command = [sys.executable, "-c", _PROGRAM, host.rtnetlink, *host.flags, *node.flags]
+    command = [sys.executable, "-c", PROGRAM, host.rtnetlink, *host.flags, *node.flags]
     command += ["--collector.vfinfo", "--interval=1s", f"--textfile.path={written}"]
     over = threading.Event()
 

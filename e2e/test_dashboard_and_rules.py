@@ -1,6 +1,6 @@
 """The dashboard, the rules and the autoscaler's query, on a real Prometheus.
 
-It scraped a demo node and one on which every alert has a reason to fire.
+It scraped the nodes of fleet.py.
 """
 
 from __future__ import annotations

@@ -65,13 +65,17 @@ def say(line: str) -> None:
     import select  # Most runs say nothing.
 
     # POSIX: a pipe that is ready takes PIPE_BUF bytes, of which Linux has 4096, at once.
-    text = "".join([c if c.isprintable() else repr(c)[1:-1] for c in line])
-    data = text.encode("utf-8", "replace")[:4095] + b"\n"
+    data = printable(line).encode("utf-8", "replace")[:4095] + b"\n"
     try:
         if select.select([], [_STDERR], [], _PATIENCE)[1]:
             os.write(_STDERR, data)
     except (OSError, ValueError):
         pass
+
+
+def printable(text: str) -> str:
+    """Return a text with what a terminal would obey, or cannot show, as an escape sequence."""
+    return "".join([c if c.isprintable() else repr(c)[1:-1] for c in text])
 
 
 def _logfmt(event: dict[str, object]) -> str:

@@ -21,6 +21,12 @@ CAPTURES = Path(__file__).parent / "captures"
 WITHOUT_PRIVILEGE = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 )
+# Run by Python with the path of an rtnetlink, then flags: the program in a process of its own, on
+# a host whose rtnetlink answers in this one.
+PROGRAM = (
+    "import sys, types; from sriov_textfile import cli;"
+    " sys.exit(cli.run(sys.argv[2:], host=types.SimpleNamespace(rtnetlink=sys.argv[1])))"
+)
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -20,7 +20,14 @@ import pytest
 
 from sriov_textfile.doctor import examine, node_exporter
 from sriov_textfile.doctor import findings as conclusions
-from sriov_textfile.doctor.report import Cpus, Kubelet, NodeExporter, Report, Textfile
+from sriov_textfile.doctor.report import (
+    CollectorRun,
+    Cpus,
+    Kubelet,
+    NodeExporter,
+    Report,
+    Textfile,
+)
 from sriov_textfile.host import nic
 from sriov_textfile.host.rtnetlink import NLMSGHDR
 from sriov_textfile.simulate import demo
@@ -60,6 +67,22 @@ def finding_without_privilege(flag: str) -> dict[str, str]:
     only: dict[str, str]
     (only,) = json.loads(done.stdout)["findings"]
     return only
+
+
+def cpu_flags(node: SimulatedNode) -> list[str]:
+    """Return the flags that turn kubepodcpu on, and leave kubepoddevice off."""
+    return [flag for flag in node.flags if "kubepoddevice" not in flag]
+
+
+def make_slow(host: Host, seconds: float) -> None:
+    """Let the host's kernel take its time for each answer."""
+    describe = host.server.describe
+
+    def slowly(netdev: str, sequence: int) -> bytes | None:
+        time.sleep(seconds)
+        return describe(netdev, sequence)
+
+    host.server.describe = slowly
 
 
 def report(host: Host, *flags: str) -> dict[str, Any]:
@@ -230,7 +253,7 @@ def test_a_pf_that_cannot_be_read_does_not_pass_for_none(make_host: MakeHost) ->
 def test_no_pf_and_a_device_that_is_none_of_them(make_host: MakeHost, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path, pods := demo.pods([demo.pf(0, vfs=2)]))
     (node.container(pods[0], pods[0].containers[0]) / "cpuset.cpus").write_text("all\n")
-    flags = [one for one in node.flags if "kubepoddevice" not in one]
+    flags = cpu_flags(node)
     assert [one["code"] for one in findings(make_host(), *flags)] == ["no-pf", "skipped"]
 
 
@@ -389,13 +412,7 @@ def test_an_rtnetlink_that_vfinfo_alone_needs(make_host: MakeHost) -> None:
 
 def test_a_kernel_that_is_slower_than_a_collection_may_be(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=2, sysfs="none"))
-    describe = host.server.describe
-
-    def slowly(netdev: str, sequence: int) -> bytes | None:
-        time.sleep(0.3)
-        return describe(netdev, sequence)
-
-    host.server.describe = slowly
+    make_slow(host, 0.3)
     found = finding(host, "--timeout=200ms")
     assert found["code"] == "too-slow"
     assert re.fullmatch(
@@ -408,13 +425,7 @@ def test_a_kernel_that_is_slower_than_a_collection_may_be(make_host: MakeHost) -
 
 def test_a_slow_kernel_that_no_collector_asks(make_host: MakeHost) -> None:
     host = make_host(COUNTING)
-    describe = host.server.describe
-
-    def slowly(netdev: str, sequence: int) -> bytes | None:
-        time.sleep(0.3)
-        return describe(netdev, sequence)
-
-    host.server.describe = slowly
+    make_slow(host, 0.3)
     assert findings(host, "--timeout=200ms") == []
 
 
@@ -503,8 +514,7 @@ def test_a_container_without_a_mount_that_kubepodcpu_needs(
     make_host: MakeHost, tmp_path: Path, flag: str, words: str
 ) -> None:
     host = make_host(COUNTING)
-    flags = [one for one in SimulatedNode(tmp_path, []).flags if "Socket" not in one]
-    flags.remove("--collector.kubepoddevice")
+    flags = cpu_flags(SimulatedNode(tmp_path, []))
     assert findings(host, *flags) == []
     found = finding(host, *flags, f"--{flag}=/host/nothing")
     assert (found["code"], found["about"]) == ("missing-mount", f"--{flag}")
@@ -516,7 +526,7 @@ def test_a_container_without_a_mount_that_kubepodcpu_needs(
 def test_a_checkpoint_that_is_none(make_host: MakeHost, tmp_path: Path, content: str) -> None:
     node = SimulatedNode(tmp_path, [])
     node.checkpoint.write_text(content)
-    flags = [one for one in node.flags if "kubepoddevice" not in one]
+    flags = cpu_flags(node)
     found = finding(make_host(COUNTING), *flags)
     assert found["what"] == f"{node.checkpoint} is no whole checkpoint of the CPU manager"
     assert "the shared pool is not known" in found["meaning"]
@@ -527,7 +537,7 @@ def test_a_collector_that_fails_for_a_reason_of_its_own(
 ) -> None:
     node = SimulatedNode(tmp_path, [])
     (node.cgroups / "cpuset.cpus.effective").write_text("all\n")
-    flags = [one for one in node.flags if "kubepoddevice" not in one]
+    flags = cpu_flags(node)
     found = finding(make_host(COUNTING), *flags)
     assert (found["code"], found["about"]) == ("collector-failed", "kubepodcpu")
     assert found["what"] == (
@@ -548,10 +558,19 @@ def test_a_series_that_is_left_out_because_it_is_there_already(
     assert found[0]["what"].endswith("is there already: repeated series")
 
 
+def test_what_a_collection_says_for_information_is_not_logged(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    node = SimulatedNode(tmp_path, [])
+    elsewhere = f"--path.kubecgroup={node.cgroups.parent}/cpuset/kubepods"
+    run = make_host(COUNTING).collect("doctor", *cpu_flags(node), elsewhere)
+    assert (run.code, run.log) == (0, "")
+
+
 def test_cgroups_that_cannot_be_understood(make_host: MakeHost, tmp_path: Path) -> None:
     pods = demo.pods([demo.pf(0, vfs=2)])
     node = SimulatedNode(tmp_path, pods)
-    flags = [one for one in node.flags if "kubepoddevice" not in one]
+    flags = cpu_flags(node)
     scope = node.container(pods[0], pods[0].containers[0])
     (scope / "cpuset.cpus").write_text("all\n")
     found = finding(make_host(COUNTING), *flags)
@@ -593,7 +612,7 @@ def test_a_cpu_manager_policy_that_gives_no_pod_its_own_cpus(
 ) -> None:
     node = SimulatedNode(tmp_path, [])
     node.checkpoint.write_text('{"policyName":"none","defaultCpuSet":"","checksum":1}\n')
-    flags = [one for one in node.flags if "kubepoddevice" not in one]
+    flags = cpu_flags(node)
     found = finding(make_host(COUNTING), *flags)
     assert found["code"] == "cpu-manager-policy"
     assert found["what"] == "the kubelet's CPU manager has the policy none"
@@ -739,6 +758,13 @@ def test_a_relative_path_is_told_whole(
     with running_node_exporter(tmp_path):
         found = finding(make_host(COUNTING), "--textfile.path=sriov.prom")
     assert found["what"] == f"there is no {tmp_path}/sriov.prom"
+
+
+def test_a_new_collector_explains_itself() -> None:
+    failed = CollectorRun("new", success=False, seconds=0.1, problems=["no luck"])
+    known = Report("", "", "", "", "", [failed], 10.0, Kubelet(False, ""), Cpus(False), None)
+    (found,) = [one for one in conclusions.findings(known) if one.code == "collector-failed"]
+    assert found.what == "new fails: no luck"
 
 
 def unread(node_exporters: list[NodeExporter], sees_processes: bool) -> list[str]:

@@ -13,13 +13,7 @@ from pathlib import Path
 import pytest
 
 from sriov_textfile.simulate.host import SimulatedPf
-from tests.conftest import Host, MakeHost
-
-# The program in a process of its own, on a host whose rtnetlink answers in this one.
-PROGRAM = (
-    "import sys, types; from sriov_textfile import cli;"
-    " sys.exit(cli.run(sys.argv[2:], host=types.SimpleNamespace(rtnetlink=sys.argv[1])))"
-)
+from tests.conftest import PROGRAM, Host, MakeHost
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

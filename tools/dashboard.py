@@ -37,6 +37,9 @@ VF = 'instance=~"$node", pf=~"$pf"'
 NODE = 'instance=~"$node"'
 POD = 'instance=~"$node", namespace=~"$namespace", pod=~"$pod"'
 
+# A series of each VF, also of those without counters where vfinfo is on.
+ANY_VF = '__name__=~"sriov_vf_(rx_packets|info)"'
+
 # What a series is called in a panel.
 VF_LEGEND = "{{instance}} {{pf}} VF {{vf}}"
 PF_LEGEND = "{{instance}} {{pf}}"
@@ -61,9 +64,7 @@ _VF_NODES = f"""\
 group by (instance, namespace, pod, numa_node) (
   {HELD}
   * on (instance, pciAddr) group_left (numa_node)
-  group by (instance, pciAddr, numa_node) (
-    {{__name__=~"sriov_vf_(rx_packets|info)", {NODE}, numa_node!=""}}
-  )
+  group by (instance, pciAddr, numa_node) ({{{ANY_VF}, {NODE}, numa_node!=""}})
 )"""
 _CPU_NODES = f"""\
 group by (instance, namespace, pod, numa_node) (
@@ -176,7 +177,7 @@ ROWS = {
         number("VFs", f"sum({vfs_of_pfs('sriov_pf_num_vfs')})"),
         number(
             "VFs that pods hold",
-            f'count(group by (instance, pciAddr) ({{__name__=~"sriov_vf_(rx_packets|info)", {VF}}})'
+            f"count(group by (instance, pciAddr) ({{{ANY_VF}, {VF}}})"
             f" and on (instance, pciAddr) {HELD}) or vector(0)",
         ),
         number("Received", f"8 * sum({rate('rx_bytes')})", "bps"),

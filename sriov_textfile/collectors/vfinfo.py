@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sriov_textfile.host import pci
 from sriov_textfile.host.rtnetlink import NetlinkDecodeError, NetlinkError
 from sriov_textfile.metrics import Family, labels
 
@@ -36,13 +37,21 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
                 "vf": str(number),
             }
             vf = configured.get(number)
-            driver, netdev = snapshot.vf_driver_and_netdev(address)
+            driver, netdev = _driver_and_netdev(snapshot, address)
             info.add(labels(**where, driver=driver, netdev=netdev, **_settings(vf)), 1)
             if vf and vf.min_tx_rate:
                 least.add(labels(**where), vf.min_tx_rate)
             if vf and vf.max_tx_rate:
                 most.add(labels(**where), vf.max_tx_rate)
     return info, least, most
+
+
+def _driver_and_netdev(snapshot: Snapshot, address: str) -> tuple[str, str]:
+    try:
+        return pci.vf_driver_and_netdev(snapshot.config.sysbuspci, address)
+    except OSError as error:
+        snapshot.skip(f"cannot read driver and netdev of VF {address}: {error}")
+        return "", ""
 
 
 def _configured(snapshot: Snapshot, pf: Pf) -> dict[int, Vf]:

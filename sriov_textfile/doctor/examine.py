@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from sriov_textfile import __version__, collectors
-from sriov_textfile.collectors import COLLECTORS
+from sriov_textfile import __version__
+from sriov_textfile.collectors import COLLECTORS, Collector
 from sriov_textfile.config import Config
 from sriov_textfile.doctor import node_exporter
 from sriov_textfile.doctor.report import (
-    Collector,
+    CollectorRun,
     Cpus,
     Kubelet,
     Pf,
@@ -49,10 +49,10 @@ class ExamineError(Exception):
 
 
 class _Messages(Log):
-    """Keeps what a collection would log, each once."""
+    """Keeps what a collection would log as left out or failed, each once, and writes nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("error")
         self.warnings: dict[str, None] = {}
         self.errors: dict[str, None] = {}
 
@@ -136,13 +136,13 @@ class _Examination:
         self._add_pfs(snapshot, pods)
         self.report.skipped = list(self._messages.warnings)
 
-    def _run(self, collector: collectors.Collector, snapshot: Snapshot) -> Collector:
+    def _run(self, collector: Collector, snapshot: Snapshot) -> CollectorRun:
         """Run a collector as a collection does; what it reads is there for what follows."""
         self.step = f"what collector {collector.name} reads"
         before, start = len(self._messages.errors), time.monotonic()
         success = run(collector, snapshot, [])
         problems = list(self._messages.errors)[before:]
-        return Collector(collector.name, success, time.monotonic() - start, problems)
+        return CollectorRun(collector.name, success, time.monotonic() - start, problems)
 
     def _add_pfs(self, snapshot: Snapshot, pods: Pods) -> None:
         report, config = self.report, self._config

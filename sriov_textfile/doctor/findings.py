@@ -142,7 +142,7 @@ def _too_slow(report: Report) -> Iterator[Finding]:
         )
 
 
-# What explains the failure of a collector, if it is found.
+# What explains the failure of a collector, if it is found. One that is not here explains itself.
 _EXPLAINED = {
     "vfstats": {"missing-mount", "wrong-network-namespace", "netdev-gone", "reader-failed"},
     "vfinfo": {"missing-mount", "wrong-network-namespace", "netdev-gone", "reader-failed"},
@@ -154,7 +154,7 @@ _EXPLAINED = {
 
 def _unexplained(report: Report, codes: set[str]) -> Iterator[Finding]:
     for collector in report.collectors:
-        if not collector.success and not codes & _EXPLAINED[collector.name]:
+        if not collector.success and not codes & _EXPLAINED.get(collector.name, set()):
             yield Finding(
                 "collector-failed",
                 collector.name,

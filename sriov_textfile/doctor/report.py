@@ -112,7 +112,7 @@ class Textfile:
 
 
 @dataclass
-class Collector:
+class CollectorRun:
     """What came of running a collector, as a collection does."""
 
     name: str
@@ -141,7 +141,7 @@ class Report:
     kernel: str
     time: str
     user: str
-    collectors: list[Collector]  # those that are on
+    collectors: list[CollectorRun]  # those that are on
     seconds_allowed: float  # --timeout, for all of them together
     kubelet: Kubelet
     cpus: Cpus

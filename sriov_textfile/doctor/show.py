@@ -21,6 +21,7 @@ from sriov_textfile.doctor.report import (
     Textfile,
     Vf,
 )
+from sriov_textfile.log import printable
 
 # Numbers of ECMA-48's SGR.
 _PLAIN, _BOLD, _RED, _GREEN = "", "1", "31", "32"
@@ -53,7 +54,7 @@ def as_text(report: Report, width: int, colour: bool) -> str:
     """
     lines = []
     for style, line in _Text(width).report(report):
-        text = "".join([c if c.isprintable() else repr(c)[1:-1] for c in line])
+        text = printable(line)
         lines.append(f"\x1b[{style}m{text}\x1b[0m" if style and colour else text)
     return "\n".join(lines) + "\n"
 

@@ -102,14 +102,6 @@ class Snapshot:
             raise link
         return link
 
-    def vf_driver_and_netdev(self, address: str) -> tuple[str, str]:
-        """Return the driver that a VF is bound to and its netdev, each "" if it has none."""
-        try:
-            return pci.vf_driver_and_netdev(self.config.sysbuspci, address)
-        except OSError as error:
-            self.skip(f"cannot read driver and netdev of VF {address}: {error}")
-            return "", ""
-
     def vf_counters(self, pf: Pf) -> VfCounters:
         """Return the counters of the PF's VFs, from the readers in the order of their priority.
 
