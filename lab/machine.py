@@ -29,6 +29,8 @@ PACKAGES = [
     *("prometheus", "prometheus-node-exporter"),
 ]
 
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy")
+
 # The guest's only job: run what the shared folder holds, and power off.
 UNIT = """\
 [Unit]
@@ -95,7 +97,11 @@ def boot(machine: Path, share: Path, seconds: float) -> None:
     log.touch()
     with (share / "console").open("wb") as console, log.open() as lines:
         qemu = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+            command,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
         )
         try:
             end = time.monotonic() + seconds
@@ -128,7 +134,7 @@ def _tree() -> Path:
         for attempt in (1, 2, 3):
             done = subprocess.run(
                 [bootstrap, "--variant=minbase", SUITE, new, mirror],
-                env={**os.environ, "DEBOOTSTRAP_DIR": str(share)},
+                env={**environment(), "DEBOOTSTRAP_DIR": str(share)},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 check=False,
@@ -144,7 +150,7 @@ def _tree() -> Path:
         say("adding the kernel, QEMU, Prometheus and a compiler (about a minute)")
         shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
         _chroot(new, "apt-get -q update", tries=3)
-        install = "DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends install"
+        install = "apt-get -qy --no-install-recommends install"
         _chroot(new, f"{install} {' '.join(PACKAGES)}", tries=3)
         _chroot(new, "apt-get clean")
     return tree
@@ -197,6 +203,7 @@ def _accelerator(machine: Path) -> str:
         try:
             done = subprocess.run(
                 probe,
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -229,7 +236,24 @@ def _chroot(tree: Path, command: str, tries: int = 1) -> None:
         f"mount -t proc proc {tree}/proc && mount --rbind /sys {tree}/sys"
         f" && mount --rbind /dev {tree}/dev && exec chroot {tree} sh -ec {shlex.quote(command)}"
     )
-    run(["unshare", "--mount", "--propagation=private", "sh", "-ec", script], tries)
+    command_line = ["unshare", "--mount", "--propagation=private", "sh", "-ec", script]
+    run(command_line, tries, env=environment())
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of debootstrap, of commands in the tree, and of QEMU.
+
+    Of the caller's environment, only the proxy settings get in: a TMPDIR that does not exist in
+    the tree breaks maintainer scripts, and so can PERL5LIB, PYTHONPATH or MAKEFLAGS.
+    """
+    proxies = [*PROXY_VARIABLES, *(name.upper() for name in PROXY_VARIABLES)]
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "DEBIAN_FRONTEND": "noninteractive",
+        **{name: os.environ[name] for name in proxies if name in os.environ},
+    }
 
 
 def _forget_all_but_newest(names: str) -> None:

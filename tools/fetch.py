@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sriov-textfile"
@@ -18,16 +18,23 @@ def say(message: str) -> None:
     print(f"=> {message}", flush=True)
 
 
-def run(command: Sequence[str | Path], tries: int = 1, cwd: Path | None = None) -> None:
-    """Run a command quietly; its output is shown if it fails, as often as it is tried.
+def run(
+    command: Sequence[str | Path],
+    tries: int = 1,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run a command, up to `tries` times, and print its output only if it fails.
 
-    Raises SystemExit if it fails every time.
+    Without `env` the command inherits this process's environment. Raises SystemExit if every
+    attempt fails.
     """
     words = [str(word) for word in command]
     for attempt in range(1, tries + 1):
         done = subprocess.run(
             words,
             cwd=cwd,
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
