@@ -1,1 +1,1 @@
-"""The lab: a virtual machine with a real kernel and SR-IOV NICs, which referees the program."""
+"""The lab: tests of the program in a virtual machine with a real kernel and SR-IOV NICs."""

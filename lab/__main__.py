@@ -1,4 +1,4 @@
-"""`make lab`: runs the guest's tests on the lab's machine and tells how many passed."""
+"""`make lab`: boots the virtual machine, runs the tests in it and prints how many passed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from tools.fetch import run, say
 
 PROJECT = Path(__file__).parent.parent
 LOGS = PROJECT / "build/lab"
-# What the guest has besides the project's wheel, which comes from the checkout at each run.
+# Installed in the disk image. The project's own wheel is built from the checkout at each run.
 REQUIREMENTS = ["installer>=0.7", "pytest>=8", "hatchling>=1.27"]
-REQUIREMENTS += [one for one in metadata.requires("sriov-textfile") or () if "extra" not in one]
+REQUIREMENTS += [
+    requirement
+    for requirement in metadata.requires("sriov-textfile") or ()
+    if "extra" not in requirement
+]
 BOOT_LIMIT = 600.0
 
 
 def main() -> int:
-    """Build and boot the machine, run its tests, print the closing line, return the exit code."""
+    """Build and boot the machine, run the tests, print the result and return the exit code."""
     start = time.monotonic()
     built = machine.build(REQUIREMENTS)
     shutil.rmtree(LOGS, ignore_errors=True)
@@ -35,12 +39,12 @@ def main() -> int:
                 machine.boot(built, share, BOOT_LIMIT)
                 break
             except machine.BootError as error:
-                say(f"{error} (try {attempt} of 2)")
+                say(f"{error} (attempt {attempt} of 2)")
                 _keep_logs(share)
         passed, failed = _count(share / "results.xml")
         _keep_logs(share)
         if failed or not passed:
-            say(f"the guest's logs are in {LOGS.relative_to(PROJECT)}/; the console's end:")
+            say(f"the guest's logs are in {LOGS.relative_to(PROJECT)}/; last lines of its console:")
             subprocess.run(["tail", "-n", "20", str(LOGS / "console")], check=False)
     say(f"the lab took {time.monotonic() - start:.0f} s")
     print(f"lab: {passed} passed, {failed} failed", flush=True)
@@ -48,7 +52,7 @@ def main() -> int:
 
 
 def _fill(share: Path, built: Path) -> None:
-    """Put what the guest needs into the folder that it shares: wheel, module, units, tests."""
+    """Fill the folder shared with the guest: wheel, kernel module, tests, docs, units."""
     for old in share.iterdir():
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     say("building the wheel")
@@ -78,7 +82,7 @@ def _fill(share: Path, built: Path) -> None:
 
 
 def _count(results: Path) -> tuple[int, int]:
-    """Return how many tests passed and failed; a missing result is a failure."""
+    """Return how many tests passed and failed. A missing results file counts as one failure."""
     if not results.exists():
         return 0, 1
     suite = ElementTree.parse(results).getroot()[0]

@@ -1,7 +1,7 @@
-"""Builds the lab's machine from Debian packages, and boots it.
+"""Builds the lab's virtual machine from Debian packages, and boots it.
 
-Everything that is built is kept in the cache under a name made of its recipe, so that it is
-built once, and anew when the recipe changes.
+Everything built is cached under a name that contains a hash of its recipe, so it is rebuilt only
+when the recipe changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from tools.fetch import CACHE, debian_mirror, debian_packages, run, say
 
 SUITE = "trixie"  # Linux 6.12 and QEMU 10; igb has SR-IOV from QEMU 8.0
-PYTHON = "3.13"  # the suite's
+PYTHON = "3.13"  # trixie's
 PACKAGES = [
     *("linux-image-amd64", "linux-headers-amd64", "gcc", "make", "kmod", "qemu-system-x86"),
     *("systemd", "systemd-sysv", "dbus", "udev", "cron", "util-linux", "procps", "e2fsprogs"),
@@ -31,7 +31,7 @@ PACKAGES = [
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy")
 
-# The guest's only job: run what the shared folder holds, and power off.
+# The guest's only job: run the script in the shared folder, then power off.
 UNIT = """\
 [Unit]
 After=network.target
@@ -45,24 +45,24 @@ ExecStart=/bin/sh -c 'sync; poweroff -f'
 
 
 class BootError(Exception):
-    """Raised when the machine did not boot, or did not finish in time."""
+    """The machine did not boot, or did not finish in time."""
 
 
 def build(requirements: list[str]) -> Path:
-    """Build the machine unless the cache has it, and return its folder.
+    """Return the machine's folder, building the machine if it is not in the cache.
 
-    In it are `tree`, the root file system as a folder; `root.img`, the same as a disk, with
-    the Python packages of `requirements` in /opt/venv and their wheels in /opt/wheels; and
-    `vfsim.ko`. Raises SystemExit.
+    The folder contains `tree`, the root file system as a directory tree; `root.img`, the same as
+    a disk image, with `requirements` installed in /opt/venv and their wheels in /opt/wheels; and
+    `vfsim.ko`. Raises SystemExit if the build fails or the user is not root.
     """
     if os.geteuid():
-        raise SystemExit("the lab builds a root file system: run make lab as root")
+        raise SystemExit("make lab must run as root: it builds a root file system")
     tree = _tree()
     source = Path(__file__).parent / "vfsim"
     code = "".join([(source / name).read_text() for name in ("vfsim.c", "Kbuild")])
     machine = CACHE / f"lab-machine-{_key(tree.name, UNIT, code, *requirements)}"
     if not machine.is_dir():
-        _forget_all_but_newest("lab-machine-*")
+        _remove_all_but_newest("lab-machine-*")
         with _new(machine) as new:
             (new / "tree").symlink_to(tree)
             _build_module(tree, source, new)
@@ -73,8 +73,9 @@ def build(requirements: list[str]) -> Path:
 def boot(machine: Path, share: Path, seconds: float) -> None:
     """Boot the machine with two igb NICs and wait until it powers off.
 
-    It runs `guest/run` of the folder `share`, whose `log` is shown as it grows. Raises
-    BootError after `seconds`; the console is in `share/console`.
+    The guest mounts the folder `share` and runs `guest/run` from it. Its output, `share/log`, is
+    printed as it grows; its console is written to `share/console`. Raises BootError if the guest
+    has not finished after `seconds`.
     """
     accelerator = _accelerator(machine)
     say(f"booting Linux with two igb NICs ({accelerator})")
@@ -107,7 +108,7 @@ def boot(machine: Path, share: Path, seconds: float) -> None:
             end = time.monotonic() + seconds
             while qemu.poll() is None:
                 if time.monotonic() > end:
-                    raise BootError(f"the machine was not done after {seconds:g} s")
+                    raise BootError(f"the machine did not finish within {seconds:g} s")
                 time.sleep(0.2)
                 sys.stdout.write(lines.read())
                 sys.stdout.flush()
@@ -116,17 +117,17 @@ def boot(machine: Path, share: Path, seconds: float) -> None:
             qemu.wait()
         sys.stdout.write(lines.read())
     if not (share / "status").exists():
-        raise BootError("the machine went down before its work was done")
+        raise BootError("the machine powered off before the tests finished")
 
 
 def _tree() -> Path:
-    """Return a Debian root file system with PACKAGES, as a folder."""
+    """Return a directory tree with a Debian root file system that has PACKAGES installed."""
     tree = CACHE / f"lab-tree-{_key(SUITE, *PACKAGES)}"
     if tree.is_dir():
         return tree
     mirror = debian_mirror()
     tools = debian_packages(["debootstrap"], CACHE / "debootstrap")
-    _forget_all_but_newest("lab-tree-*")
+    _remove_all_but_newest("lab-tree-*")
     with _new(tree) as new:
         say(f"building a Debian {SUITE} root file system (about a minute)")
         share = tools / "usr/share/debootstrap"
@@ -142,11 +143,11 @@ def _tree() -> Path:
             if done.returncode == 0:
                 break
             sys.stdout.write(done.stdout.decode(errors="replace")[-2000:])
-            say(f"debootstrap failed ({attempt} of 3)")
+            say(f"debootstrap failed (attempt {attempt} of 3)")
             shutil.rmtree(new)
             new.mkdir()
         else:
-            raise SystemExit("debootstrap failed; is the Debian mirror reachable?")
+            raise SystemExit(f"debootstrap failed: is the Debian mirror {mirror} reachable?")
         say("adding the kernel, QEMU, Prometheus and a compiler (about a minute)")
         shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
         _chroot(new, "apt-get -q update", tries=3)
@@ -185,7 +186,7 @@ def _build_disk(tree: Path, requirements: list[str], machine: Path) -> None:
     wanted.mkdir(exist_ok=True)
     if not (wanted / "lab.service").is_symlink():
         (wanted / "lab.service").symlink_to("../lab.service")
-    say("writing the disk")
+    say("writing the disk image")
     image = machine / "root.img"
     run(["truncate", "-s", "6G", image])
     mkfs = shutil.which("mkfs.ext4") or "/sbin/mkfs.ext4"
@@ -193,10 +194,10 @@ def _build_disk(tree: Path, requirements: list[str], machine: Path) -> None:
 
 
 def _accelerator(machine: Path) -> str:
-    """Return `kvm` if a kernel really boots with it, else software emulation.
+    """Return `kvm` if a kernel boots with it, else software emulation.
 
-    /dev/kvm may be there and not work. A kernel without a root file system boots as far as
-    panic, within a second or two, and then QEMU ends.
+    /dev/kvm can exist and still not work. The probe boots a kernel without a root file system: it
+    panics within a second or two, and QEMU exits.
     """
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         probe = [*_qemu(machine, "kvm"), "-m", "512M", "-append", "console=ttyS0 panic=-1"]
@@ -218,7 +219,7 @@ def _accelerator(machine: Path) -> str:
 
 
 def _qemu(machine: Path, accelerator: str) -> list[str]:
-    """Return the command that starts the tree's own QEMU with the tree's kernel."""
+    """Return the start of a command line that runs the tree's QEMU with the tree's kernel."""
     tree = (machine / "tree").resolve()
     libraries = tree / "usr/lib/x86_64-linux-gnu"
     kernel = next((tree / "boot").glob("vmlinuz-*"))
@@ -231,7 +232,7 @@ def _qemu(machine: Path, accelerator: str) -> list[str]:
 
 
 def _chroot(tree: Path, command: str, tries: int = 1) -> None:
-    """Run a shell command in the tree, with /proc, /sys and /dev for as long as it runs."""
+    """Run a shell command chrooted into the tree, with /proc, /sys and /dev mounted."""
     script = (
         f"mount -t proc proc {tree}/proc && mount --rbind /sys {tree}/sys"
         f" && mount --rbind /dev {tree}/dev && exec chroot {tree} sh -ec {shlex.quote(command)}"
@@ -241,10 +242,10 @@ def _chroot(tree: Path, command: str, tries: int = 1) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of debootstrap, of commands in the tree, and of QEMU.
+    """Return the environment for debootstrap, for commands in the chroot and for QEMU.
 
-    Of the caller's environment, only the proxy settings get in: a TMPDIR that does not exist in
-    the tree breaks maintainer scripts, and so can PERL5LIB, PYTHONPATH or MAKEFLAGS.
+    It takes only the proxy settings from the caller's environment. Anything else can break a
+    build: with a TMPDIR that does not exist in the chroot, maintainer scripts fail.
     """
     proxies = [*PROXY_VARIABLES, *(name.upper() for name in PROXY_VARIABLES)]
     return {
@@ -256,8 +257,8 @@ def environment() -> dict[str, str]:
     }
 
 
-def _forget_all_but_newest(names: str) -> None:
-    """Remove what older recipes made, a gigabyte each."""
+def _remove_all_but_newest(names: str) -> None:
+    """Remove the builds of older recipes: each takes a gigabyte."""
     folders = sorted(CACHE.glob(names), key=lambda folder: folder.stat().st_mtime)
     for folder in folders[:-1]:
         shutil.rmtree(folder)
@@ -265,7 +266,7 @@ def _forget_all_but_newest(names: str) -> None:
 
 @contextmanager
 def _new(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder, which gets its name only once its content is complete."""
+    """Yield a temporary folder, and rename it to `folder` once its content is complete."""
     CACHE.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=CACHE, prefix=f"{folder.name}."))
     new.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What the guest's tests share: running the program, and asking the kernel the same things."""
+"""Shared by the guest's tests: running the program, and querying the kernel independently."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 PROGRAM = "/opt/venv/bin/sriov-textfile"
 DEBUGFS = Path("/sys/kernel/debug/vfsim")
 
-# The module's counters, in its order.
+# The counters of vfsim, in the order in which debugfs lists them.
 COUNTERS = (
     "rx_packets",
     "tx_packets",
@@ -38,7 +38,7 @@ Labels = dict[str, str]
 
 @dataclass
 class Run:
-    """One run of the program: exit code, log, and the metrics of the file that it wrote."""
+    """One run of the program: exit code, log, and the metrics in the file it wrote."""
 
     code: int
     log: str
@@ -48,7 +48,7 @@ class Run:
         return [(labels, value) for metric, labels, value in self.samples if metric == name]
 
     def counters(self, pf: str) -> dict[int, dict[str, int | float]]:
-        """Return the counters of a PF's VFs by VF number and by the metric's suffix."""
+        """Return the counters of a PF's VFs, by VF number and metric suffix."""
         found: dict[int, dict[str, int | float]] = {}
         for name, labels, value in self.samples:
             if name.startswith("sriov_vf_") and labels["pf"] == pf:
@@ -57,7 +57,7 @@ class Run:
 
 
 def parse(text: str) -> list[tuple[str, Labels, int | float]]:
-    """Parse metrics with integers kept whole, which a float has no room for."""
+    """Parse metrics. Integers stay integers: a float would round those above 2^53."""
     samples: list[tuple[str, Labels, int | float]] = []
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -71,7 +71,7 @@ def parse(text: str) -> list[tuple[str, Labels, int | float]]:
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """A folder that every user can write into."""
+    """A world-writable folder."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o777)
         yield Path(name)
@@ -79,12 +79,12 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def collect(folder: Path) -> Callable[..., Run]:
-    """Run `sriov-textfile collect` with some flags, to a file; a command may stand before."""
+    """Run `sriov-textfile collect` into a file, optionally under a wrapper command."""
 
-    def collect(*flags: str, before: tuple[str, ...] = ()) -> Run:
+    def collect(*flags: str, wrapper: tuple[str, ...] = ()) -> Run:
         path = folder / "sriov.prom"
         path.unlink(missing_ok=True)
-        command = [*before, PROGRAM, "collect", f"--textfile.path={path}", *flags]
+        command = [*wrapper, PROGRAM, "collect", f"--textfile.path={path}", *flags]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return Run(done.returncode, done.stderr, parse(path.read_text() if path.exists() else ""))
 
@@ -92,7 +92,7 @@ def collect(folder: Path) -> Callable[..., Run]:
 
 
 def sh(command: str) -> str:
-    """Return what a shell command prints; fail with it if the command fails."""
+    """Run a shell command and return its output. Fail the test if the command fails."""
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
     if done.returncode:
         pytest.fail(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
@@ -100,7 +100,7 @@ def sh(command: str) -> str:
 
 
 def ip_vfs(netdev: str) -> peers.Vfs:
-    """Return what `ip` says of a PF's VFs, by number."""
+    """Return a PF's VFs as `ip` shows them, by number."""
     (link,) = json.loads(sh(f"ip -j -s -d link show {netdev}"))
     return peers.by_ip(link)
 
@@ -109,8 +109,8 @@ def only_counters(vfs: peers.Vfs) -> dict[int, dict[str, int]]:
     return {number: {name: vf[name] for name in COUNTERS} for number, vf in vfs.items()}
 
 
-def ask_kernel(netdev: str) -> bytes:
-    """Return the kernel's own reply about a netdev, undecoded."""
+def request_link(netdev: str) -> bytes:
+    """Return the kernel's raw RTM_GETLINK reply for a netdev."""
     connection = rtnetlink.Rtnetlink("", time.monotonic() + 10)
     try:
         connection._sequence = 1
@@ -154,9 +154,9 @@ def igb() -> list[Pf]:
 
 
 class Vfsim:
-    """The kernel module with some PFs, and a sysfs that says the same of them.
+    """The kernel module vfsim, and a simulated sysfs that matches its PFs.
 
-    /sys/bus/pci knows nothing of the module's PFs, so that part is simulated.
+    The module's PFs are not PCI devices, so /sys/bus/pci does not list them.
     """
 
     def __init__(self, root: Path, pfs: int, vfs: int) -> None:
@@ -178,12 +178,12 @@ class Vfsim:
         sh("rmmod vfsim")
 
     def counters(self, netdev: str) -> dict[int, dict[str, int]]:
-        """Return what the module holds."""
+        """Return the counters in the module, by VF number."""
         lines = self._lines(netdev)
         return {line[0]: dict(zip(COUNTERS, line[1:9], strict=True)) for line in lines}
 
-    def asked(self, netdev: str) -> dict[int, tuple[int, int]]:
-        """Return how often each VF's configuration and its counters were asked for."""
+    def queries(self, netdev: str) -> dict[int, tuple[int, int]]:
+        """Return how often the kernel queried each VF's configuration and counters."""
         return {line[0]: (line[9], line[10]) for line in self._lines(netdev)}
 
     def advance(self, by: int) -> None:

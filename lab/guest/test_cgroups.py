@@ -1,4 +1,4 @@
-"""Pods' cgroups as systemd makes them on a real kernel, with cgroup version 2."""
+"""Pod cgroups created by systemd on a real kernel with cgroup v2."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ BURSTABLE = SimulatedPod(
 
 @pytest.fixture
 def processes() -> Iterator[dict[str, int]]:
-    """Start a process for each container in the scope that a kubelet would make.
+    """Start a process per container, in scopes named as on a real node; yield PIDs by container.
 
-    CPU 0 is the shared pool; the burstable pod's container has no cpuset at all.
+    CPU 0 is the shared pool. The burstable pod's container has no cpuset.
     """
     layout = Layout()
     started = {}
@@ -59,16 +59,16 @@ def processes() -> Iterator[dict[str, int]]:
 
 
 def wait_for(procs: Path) -> None:
-    """Wait until a cgroup holds the process that sleeps."""
+    """Wait until a cgroup contains a process."""
     for _ in range(300):
         if procs.exists() and procs.read_text():
             return
         time.sleep(0.1)
-    pytest.fail(f"{procs} did not come to be")
+    pytest.fail(f"no process in {procs} after 30 s")
 
 
-def allowed(pid: int) -> str:
-    """Return the CPUs on which the kernel lets a process run."""
+def allowed_cpus(pid: int) -> str:
+    """Return the CPUs on which a process may run."""
     status = Path(f"/proc/{pid}/status").read_text()
     (cpus,) = re.findall(r"^Cpus_allowed_list:\t(.*)$", status, re.MULTILINE)
     return cpus
@@ -83,7 +83,7 @@ def checkpoint(tmp_path: Path) -> str:
     return f"--path.cpucheckpoint={path}"
 
 
-def test_a_pinned_containers_cpus_are_those_that_the_kernel_lets_it_run_on(
+def test_a_pinned_containers_cpus_match_its_process_affinity(
     collect: Collect, processes: dict[str, int], checkpoint: str
 ) -> None:
     run = collect("--collector.kubepodcpu", checkpoint)
@@ -92,21 +92,21 @@ def test_a_pinned_containers_cpus_are_those_that_the_kernel_lets_it_run_on(
         (
             {
                 "container_id": "a" * 64,
-                "cpu_id": allowed(processes["a" * 64]),
+                "cpu_id": allowed_cpus(processes["a" * 64]),
                 "numa_node": "0",
                 "uid": PINNED.uid,
             },
             1,
         )
     ]
-    assert allowed(processes["a" * 64]) == "1"
-    assert allowed(processes["b" * 64]) == "0"
-    assert allowed(processes["c" * 64]) == "0-1"
-    # The flag's default is where cgroup v1 has them; here they are elsewhere, and it says so.
+    assert allowed_cpus(processes["a" * 64]) == "1"
+    assert allowed_cpus(processes["b" * 64]) == "0"
+    assert allowed_cpus(processes["c" * 64]) == "0-1"
+    # The flag's default is a cgroup v1 path: on cgroup v2 the log names the path used instead.
     assert "path=/sys/fs/cgroup/kubepods.slice flag=--path.kubecgroup" in run.log
 
 
-def test_the_simulator_names_cgroups_as_systemd_does(processes: dict[str, int]) -> None:
+def test_the_simulator_names_cgroups_like_systemd(processes: dict[str, int]) -> None:
     layout = Layout()
     for pod in (PINNED, BURSTABLE):
         for container in pod.containers:
@@ -114,11 +114,11 @@ def test_the_simulator_names_cgroups_as_systemd_does(processes: dict[str, int]) 
             simulated = f"/{layout.root}/{layout.pod(pod)}/{layout.container(container)}"
             assert real == f"0::{simulated}"
             cpuset = CGROUPS / simulated[1:] / "cpuset.cpus"
-            # Where nobody set a cpuset, systemd may not even turn the controller on.
+            # Without a cpuset, systemd may not even enable the controller.
             assert (cpuset.read_text().strip() if cpuset.exists() else "") == container.cpus
 
 
-def test_the_cpus_are_those_that_are_online(collect: Collect) -> None:
+def test_cpu_info_lists_online_cpus_only(collect: Collect) -> None:
     def cpus() -> list[str]:
         run = collect("--collector.kubepodcpu")
         return [labels["cpu"] for labels, _ in run.values("sriov_cpu_info")]

@@ -1,6 +1,7 @@
-"""What a collection costs on a real kernel: figures to read, no bounds to fail.
+"""CPU time of a collection on a real kernel: prints figures, enforces no limits.
 
-The ways are those of `make bench`; here the kernel's own work for a VF is in them.
+The implementations compared are those of `make bench`. Here the figures include the kernel's own
+work per VF.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ RESULTS = Path("/lab/cost.json")
 
 
 class RealIgb:
-    """The igb PFs as the ways of the benchmark want a host: its folders, and the kernel."""
+    """The real igb PFs, with the attributes of a SimulatedHost that `bench.ways` uses."""
 
     def __init__(self, igb: list[Pf]) -> None:
         self.bus = Path("/sys/bus/pci/devices")
@@ -28,8 +29,10 @@ class RealIgb:
         self.pfs = igb
 
 
-def told(name: str, spreads: dict[str, measure.Spread], capsys: pytest.CaptureFixture[str]) -> None:
-    """Print a line and keep it for who reads the results."""
+def report(
+    name: str, spreads: dict[str, measure.Spread], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Print a line of figures and add them to cost.json."""
     figures = {way: round(spread.median * 1e3, 3) for way, spread in spreads.items()}
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.write_text(json.dumps({**results, name: figures}, indent=1))
@@ -39,7 +42,7 @@ def told(name: str, spreads: dict[str, measure.Spread], capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("pfs", "vfs"), [(4, 64), (1, 1024)])
-def test_netlink_of_the_module(
+def test_netlink_with_vfsim(
     pfs: int, vfs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = Vfsim(tmp_path, pfs, vfs)
@@ -47,9 +50,9 @@ def test_netlink_of_the_module(
         host: SimulatedHost = module.host
         host.rtnetlink = ""  # the kernel
         ours = ways.Ours(host, "netlink")
-        before = module.asked("pf0")
+        before = module.queries("pf0")
         page = ours()
-        after = module.asked("pf0")
+        after = module.queries("pf0")
         assert page.count(b"sriov_vf_rx_bytes{") == pfs * vfs
         assert {(after[vf][0] - before[vf][0], after[vf][1] - before[vf][1]) for vf in after} == {
             (1, 1)
@@ -57,7 +60,7 @@ def test_netlink_of_the_module(
         candidates = {"ours": ours, "floor": ways.Floor(host, "netlink")}
         if vfs <= 221:
             candidates["obvious"] = ways.Obvious(host, "netlink")
-        told(f"netlink {pfs}x{vfs}", measure.cpu_seconds(candidates, 3, 5), capsys)
+        report(f"netlink {pfs}x{vfs}", measure.cpu_seconds(candidates, 3, 5), capsys)
     finally:
         module.remove()
 
@@ -67,4 +70,4 @@ def test_igb(igb: list[Pf], capsys: pytest.CaptureFixture[str]) -> None:
     ours = ways.Ours(host, "netlink")
     assert ours().count(b"sriov_vf_rx_bytes{") == 14
     candidates = {"ours": ours, "obvious": ways.Obvious(host, "netlink")}
-    told("igb 2x7, real sysfs", measure.cpu_seconds(candidates, 3, 5), capsys)
+    report("igb 2x7, real sysfs", measure.cpu_seconds(candidates, 3, 5), capsys)

@@ -1,4 +1,4 @@
-"""doctor on a real kernel: what it says of NICs is what ethtool, devlink and sysfs say."""
+"""doctor on a real kernel: its report matches ethtool, devlink and sysfs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from conftest import PROGRAM, Pf, Vfsim, ip_vfs, sh
 
 
-def doctor(*flags: str, before: tuple[str, ...] = ()) -> tuple[int, dict[str, Any]]:
+def doctor(*flags: str, wrapper: tuple[str, ...] = ()) -> tuple[int, dict[str, Any]]:
     """Return doctor's exit code and its report."""
-    command = [*before, PROGRAM, "doctor", "--json", *flags]
+    command = [*wrapper, PROGRAM, "doctor", "--json", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)
 
 
-def test_the_igb_pfs_are_described(igb: list[Pf]) -> None:
+def test_igb_pfs_are_reported(igb: list[Pf]) -> None:
     _, report = doctor()
     assert [pf["netdev"] for pf in report["pfs"]] == [pf.netdev for pf in igb]
     for ours, pf in zip(report["pfs"], igb, strict=True):
@@ -36,7 +36,7 @@ def test_the_igb_pfs_are_described(igb: list[Pf]) -> None:
         assert ours["eswitch_mode"] is None
 
 
-def test_the_igb_vfs_are_described_as_ip_describes_them(igb: list[Pf]) -> None:
+def test_igb_vfs_are_reported_as_ip_shows_them(igb: list[Pf]) -> None:
     pf = igb[0]
     sh(f"ip link set {pf.netdev} vf 1 vlan 100 qos 3 && ip link set {pf.netdev} vf 3 trust on")
     try:
@@ -54,16 +54,16 @@ def test_the_igb_vfs_are_described_as_ip_describes_them(igb: list[Pf]) -> None:
         assert (vf["trust"], vf["spoofchk"]) == (ip["trust"], ip["spoofchk"])
 
 
-def test_the_zeros_of_igb_are_explained(igb: list[Pf]) -> None:
+def test_igb_counters_of_zero_are_explained(igb: list[Pf]) -> None:
     code, report = doctor()
     assert code == 1
-    assert [one["code"] for one in report["findings"]] == ["only-zeros", "only-zeros"]
-    for found, pf in zip(report["findings"], igb, strict=True):
-        assert found["what"].startswith(f"all counters of the 7 VFs of {pf.netdev} are 0")
-        assert found["meaning"].startswith("driver igb gives the kernel no VF counters")
+    assert [finding["code"] for finding in report["findings"]] == ["only-zeros", "only-zeros"]
+    for finding, pf in zip(report["findings"], igb, strict=True):
+        assert finding["what"].startswith(f"all counters of the 7 VFs of {pf.netdev} are 0")
+        assert finding["meaning"].startswith("driver igb gives the kernel no VF counters")
 
 
-def test_a_vf_that_carried_traffic_is_the_proof(igb: list[Pf]) -> None:
+def test_a_vf_with_traffic_proves_that_zeros_are_wrong(igb: list[Pf]) -> None:
     pf = igb[0]
     (netdev,) = os.listdir(pf.device / "virtfn0/net")
     sh(f"ip link set {netdev} up && ip address replace 198.51.100.1/24 dev {netdev}")
@@ -77,7 +77,7 @@ def test_a_vf_that_carried_traffic_is_the_proof(igb: list[Pf]) -> None:
 
 
 def _after_traffic(netdev: str) -> tuple[int, dict[str, Any], str]:
-    """Return what doctor says, as data and as text, once a netdev has counted a packet."""
+    """Send packets until a netdev has counted one; return doctor's exit code, report and text."""
     end = time.monotonic() + 30
     statistics = Path("/sys/class/net") / netdev / "statistics/tx_packets"
     while statistics.read_text() == "0\n" and time.monotonic() < end:
@@ -85,45 +85,45 @@ def _after_traffic(netdev: str) -> tuple[int, dict[str, Any], str]:
             packet.sendto(b"", ("198.51.100.2", 9))
         time.sleep(0.5)
     text = subprocess.run([PROGRAM, "doctor"], capture_output=True, text=True).stdout
-    print(text)  # pytest shows it where the test fails
+    print(text)  # pytest shows it if the test fails
     return *doctor(), text
 
 
-def test_vfs_that_were_not_created(igb: list[Pf]) -> None:
+def test_a_pf_without_vfs_is_a_finding(igb: list[Pf]) -> None:
     try:
         igb[1].set_vfs(0)
         _, report = doctor()
-        (found,) = [one for one in report["findings"] if one["code"] == "no-vfs"]
-        assert found["what"] == f"{igb[1].netdev} has no VFs, and could have 7"
-        assert f"/sys/bus/pci/devices/{igb[1].address}/sriov_numvfs" in found["mend"]
+        (finding,) = [found for found in report["findings"] if found["code"] == "no-vfs"]
+        assert finding["what"] == f"{igb[1].netdev} has no VFs, and could have 7"
+        assert f"/sys/bus/pci/devices/{igb[1].address}/sriov_numvfs" in finding["mend"]
     finally:
         igb[1].set_vfs(7)
 
 
 def test_another_network_namespace(igb: list[Pf]) -> None:
-    # With the host's /sys, as in a container that mounts it.
-    code, report = doctor(before=("unshare", "--net"))
+    # /sys is the host's, as in a container that mounts it.
+    code, report = doctor(wrapper=("unshare", "--net"))
     assert code == 1
-    (found,) = report["findings"]
-    assert found["code"] == "wrong-network-namespace"
-    assert found["about"] == f"{igb[0].netdev}, {igb[1].netdev}"
+    (finding,) = report["findings"]
+    assert finding["code"] == "wrong-network-namespace"
+    assert finding["about"] == f"{igb[0].netdev}, {igb[1].netdev}"
 
 
-def test_another_network_namespace_with_a_sysfs_of_its_own(igb: list[Pf]) -> None:
-    # As in a container without hostNetwork: sysfs shows PCI devices and none of their netdevs.
+def test_another_network_namespace_with_its_own_sysfs(igb: list[Pf]) -> None:
+    # As in a container without hostNetwork: sysfs lists PCI devices, but not their netdevs.
     command = 'mount -t sysfs sysfs /sys && exec "$@"'
-    _, report = doctor(before=("unshare", "--net", "--mount", "sh", "-c", command, "sh"))
-    assert [one["code"] for one in report["findings"]] == ["no-netdev", "no-netdev"]
+    _, report = doctor(wrapper=("unshare", "--net", "--mount", "sh", "-c", command, "sh"))
+    assert [finding["code"] for finding in report["findings"]] == ["no-netdev", "no-netdev"]
     assert "another network namespace" in report["findings"][0]["meaning"]
 
 
-def test_ethtool_and_devlink_are_read_right(tmp_path: Path) -> None:
+def test_ethtool_and_devlink_values_are_reported(tmp_path: Path) -> None:
     module = Vfsim(tmp_path, pfs=2, vfs=2)
     try:
         code, report = doctor(*module.flags)
         assert (code, report["findings"]) == (0, [])
-        said = ("driver_version", "firmware", "speed_mbps", "link_state", "eswitch_mode")
-        assert [[pf[name] for name in said] for pf in report["pfs"]] == [
+        fields = ("driver_version", "firmware", "speed_mbps", "link_state", "eswitch_mode")
+        assert [[pf[name] for name in fields] for pf in report["pfs"]] == [
             ["1.2.3", "4.5.6", 25000, "down", "legacy"],
             ["1.2.3", "4.5.6", 25000, "down", "switchdev"],
         ]
@@ -134,14 +134,16 @@ def test_ethtool_and_devlink_are_read_right(tmp_path: Path) -> None:
         module.remove()
 
 
-def test_doctor_asks_the_driver_once_for_each_vf(tmp_path: Path) -> None:
+def test_doctor_queries_the_driver_once_per_vf(tmp_path: Path) -> None:
     module = Vfsim(tmp_path, pfs=1, vfs=300)
     try:
-        before = module.asked("pf0")
+        before = module.queries("pf0")
         code, report = doctor(*module.flags)
         assert code == 1
-        assert [one["code"] for one in report["findings"]] == ["more-vfs-than-other-tools-see"]
-        after = module.asked("pf0")
+        assert [finding["code"] for finding in report["findings"]] == [
+            "more-vfs-than-other-tools-see"
+        ]
+        after = module.queries("pf0")
         for vf, (config, stats) in after.items():
             assert (config - before[vf][0], stats - before[vf][1]) == (1, 1)
     finally:

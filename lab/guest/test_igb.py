@@ -1,4 +1,4 @@
-"""Real SR-IOV NICs: QEMU's igb, with its VFs in sysfs and in rtnetlink."""
+"""Emulated SR-IOV NICs under their real driver: QEMU's igb, in sysfs and rtnetlink."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import peers
 import pytest
-from conftest import Pf, Run, ask_kernel, ip_vfs, only_counters, sh
+from conftest import Pf, Run, ip_vfs, only_counters, request_link, sh
 
 from sriov_textfile.host.pci import Pf as Discovered
 from sriov_textfile.host.pci import discover
@@ -30,7 +30,7 @@ def test_all_14_vfs_are_found_with_their_addresses(collect: Collect, igb: list[P
     assert found == [(pf.netdev, str(vf), pf.vf_address(vf)) for pf in igb for vf in range(7)]
 
 
-def test_ip_agrees_about_every_counter(collect: Collect, igb: list[Pf]) -> None:
+def test_every_counter_matches_ip(collect: Collect, igb: list[Pf]) -> None:
     run = collect()
     for pf in igb:
         theirs = only_counters(ip_vfs(pf.netdev))
@@ -38,18 +38,18 @@ def test_ip_agrees_about_every_counter(collect: Collect, igb: list[Pf]) -> None:
         assert run.counters(pf.netdev) == theirs
 
 
-def test_ip_and_pyroute2_agree_about_every_vfs_configuration(igb: list[Pf]) -> None:
+def test_every_vfs_configuration_matches_ip_and_pyroute2(igb: list[Pf]) -> None:
     pf = igb[0].netdev
     sh(f"ip link set {pf} vf 0 mac 02:11:22:33:44:00 && ip link set {pf} vf 1 vlan 100 qos 3")
     sh(f"ip link set {pf} vf 2 spoofchk off && ip link set {pf} vf 3 trust on")
     sh(f"ip link set {pf} vf 4 max_tx_rate 500")
-    reply = ask_kernel(pf)
+    reply = request_link(pf)
     link = decode_link(reply)
     assert (link.name, link.num_vfs) == (pf, 7)
     assert peers.by_us(link) == peers.by_pyroute2(reply) == ip_vfs(pf)
 
 
-def test_the_pfs_are_described(collect: Collect, igb: list[Pf]) -> None:
+def test_pf_info_describes_both_pfs(collect: Collect, igb: list[Pf]) -> None:
     run = collect()
     assert run.values("sriov_pf_info") == [
         (
@@ -69,7 +69,9 @@ def test_the_pfs_are_described(collect: Collect, igb: list[Pf]) -> None:
     assert [value for _, value in run.values("sriov_pf_num_vfs")] == [7, 7]
 
 
-def test_vfs_that_come_and_go_are_seen_at_once(collect: Collect, igb: list[Pf]) -> None:
+def test_created_and_removed_vfs_show_in_the_next_collection(
+    collect: Collect, igb: list[Pf]
+) -> None:
     try:
         igb[0].set_vfs(3)
         assert sorted(collect().counters(igb[0].netdev)) == [0, 1, 2]
@@ -84,7 +86,7 @@ def test_vfs_that_come_and_go_are_seen_at_once(collect: Collect, igb: list[Pf]) 
         igb[0].set_vfs(7)
 
 
-def test_a_renamed_pf_is_seen_at_once(collect: Collect, igb: list[Pf]) -> None:
+def test_a_renamed_pf_shows_in_the_next_collection(collect: Collect, igb: list[Pf]) -> None:
     old = igb[0].netdev
     before = collect().counters(old)
     sh(f"ip link set {old} down && ip link set {old} name uplink0 && ip link set uplink0 up")
@@ -97,25 +99,25 @@ def test_a_renamed_pf_is_seen_at_once(collect: Collect, igb: list[Pf]) -> None:
 
 
 def test_no_privilege_is_needed(collect: Collect, igb: list[Pf]) -> None:
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    run = collect(before=nobody)
+    as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    run = collect(wrapper=as_nobody)
     assert (run.code, run.log) == (0, "")
     assert len(run.values("sriov_vf_rx_bytes")) == 14
 
 
-def test_the_file_can_be_read_by_all_whatever_the_umask(
+def test_the_file_is_world_readable_with_any_umask(
     collect: Collect, folder: Path, igb: list[Pf]
 ) -> None:
-    collect(before=("sh", "-c", 'umask 077; exec "$@"', "sh"))
+    collect(wrapper=("sh", "-c", 'umask 077; exec "$@"', "sh"))
     assert os.listdir(folder) == ["sriov.prom"]
     assert stat.filemode((folder / "sriov.prom").stat().st_mode) == "-rw-r--r--"
 
 
-def test_another_network_namespace_is_named_as_the_cause(
+def test_the_log_names_another_network_namespace_as_the_cause(
     collect: Collect, igb: list[Pf], tmp_path: Path
 ) -> None:
-    # sysfs still shows the host's netdevs, as in a container that mounts the host's /sys.
-    run = collect(before=("unshare", "--net"))
+    # sysfs still lists the host's netdevs, as in a container that mounts the host's /sys.
+    run = collect(wrapper=("unshare", "--net"))
     assert run.code == 0
     assert ({"collector": "vfstats"}, 0) in run.values("sriov_scrape_collector_success")
     assert run.values("sriov_vf_rx_bytes") == []
@@ -123,17 +125,15 @@ def test_another_network_namespace_is_named_as_the_cause(
     assert "hostNetwork" in run.log
 
 
-def test_the_simulator_encodes_vfs_as_this_kernel_does(igb: list[Pf]) -> None:
+def test_the_simulator_encodes_vfs_like_this_kernel(igb: list[Pf]) -> None:
     for pf in igb:
-        reply = ask_kernel(pf.netdev)
-        said = peers.as_said(decode_link(reply))
-        assert len(said) == 7
-        assert b"".join([encode_vf(vf) for vf in said]) in reply
+        reply = request_link(pf.netdev)
+        vfs = peers.as_said(decode_link(reply))
+        assert len(vfs) == 7
+        assert b"".join([encode_vf(vf) for vf in vfs]) in reply
 
 
-def test_the_simulators_sysfs_has_the_links_and_files_of_this_one(
-    igb: list[Pf], tmp_path: Path
-) -> None:
+def test_the_simulators_sysfs_matches_the_real_one(igb: list[Pf], tmp_path: Path) -> None:
     simulated = [
         SimulatedPf(
             address=pf.address,
@@ -152,19 +152,21 @@ def test_the_simulators_sysfs_has_the_links_and_files_of_this_one(
     host = SimulatedHost(tmp_path / "host", simulated)
     ours = discover(str(host.bus), pytest.fail)
     theirs = discover("/sys/bus/pci/devices", pytest.fail)
-    for one, other in zip(ours, theirs, strict=True):
+    for our_pf, their_pf in zip(ours, theirs, strict=True):
         for field in Discovered.__slots__:
-            assert getattr(one, field) == getattr(other, field)
+            assert getattr(our_pf, field) == getattr(their_pf, field)
     for pf in simulated:
-        _same_shape(host.device(pf.address), Path("/sys/bus/pci/devices") / pf.address)
-        _same_shape(host.device(pf.vf_address(3)), Path("/sys/bus/pci/devices") / pf.vf_address(3))
+        _assert_real_has(host.device(pf.address), Path("/sys/bus/pci/devices") / pf.address)
+        _assert_real_has(
+            host.device(pf.vf_address(3)), Path("/sys/bus/pci/devices") / pf.vf_address(3)
+        )
 
 
-def _same_shape(simulated: Path, real: Path) -> None:
-    """Whatever the simulated folder has, the real one has too: links, folders and text."""
+def _assert_real_has(simulated: Path, real: Path) -> None:
+    """Check that all files and links in a simulated folder exist, alike, in the real one."""
     for path in sorted(simulated.rglob("*")):
         other = real / path.relative_to(simulated)
-        if path.name == "driver":  # a real device lies deeper, below a bridge
+        if path.name == "driver":  # a real device is deeper in the tree, below a bridge
             assert path.readlink().parts[-4:] == other.readlink().parts[-4:]
         elif path.is_symlink():
             assert path.readlink() == other.readlink()

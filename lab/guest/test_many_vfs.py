@@ -1,4 +1,4 @@
-"""Any number of VFs on a PF: what the kernel counted is what the program writes."""
+"""PFs with 1 to 1024 VFs: the program exports exactly the counters in the kernel module."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from conftest import Run, Vfsim, ip_vfs, only_counters
 
-# 221 is the last number of VFs whose list's length fits into the attribute's 16 bits.
+# With more than 221 VFs the VF list outgrows its attribute's 16-bit length.
 COUNTS = (1, 221, 222, 256, 300, 1024)
 
 
-class Counted:
-    """Two PFs, and one collection of them."""
+class Collected:
+    """Two PFs, and one collection of their metrics."""
 
     def __init__(self, vfs: int, module: Vfsim, collect: Callable[..., Run]) -> None:
         self.vfs = vfs
         self.module = module
-        before = {pf: module.asked(pf) for pf in ("pf0", "pf1")}
+        before = {pf: module.queries(pf) for pf in ("pf0", "pf1")}
         self.run = collect(*module.flags)
-        after = {pf: module.asked(pf) for pf in ("pf0", "pf1")}
-        self.times_asked = [
+        after = {pf: module.queries(pf) for pf in ("pf0", "pf1")}
+        self.queries = [
             (after[pf][vf][0] - before[pf][vf][0], after[pf][vf][1] - before[pf][vf][1])
             for pf in before
             for vf in before[pf]
@@ -29,31 +29,31 @@ class Counted:
 
 
 @pytest.fixture(scope="module", params=COUNTS)
-def counted(
+def collected(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     collect: Callable[..., Run],
-) -> Iterator[Counted]:
+) -> Iterator[Collected]:
     root: Path = tmp_path_factory.mktemp("vfsim")
     module = Vfsim(root, pfs=2, vfs=request.param)
-    yield Counted(request.param, module, collect)
+    yield Collected(request.param, module, collect)
     module.remove()
 
 
-def test_every_counter_of_every_vf_equals_what_the_module_holds(counted: Counted) -> None:
-    assert (counted.run.code, counted.run.log) == (0, "")
+def test_every_counter_equals_the_one_in_the_module(collected: Collected) -> None:
+    assert (collected.run.code, collected.run.log) == (0, "")
     for pf in ("pf0", "pf1"):
-        held = counted.module.counters(pf)
-        assert len(held) == counted.vfs
-        assert counted.run.counters(pf) == held
+        expected = collected.module.counters(pf)
+        assert len(expected) == collected.vfs
+        assert collected.run.counters(pf) == expected
 
 
-def test_the_driver_is_asked_exactly_once_for_each_vf(counted: Counted) -> None:
-    assert counted.times_asked == [(1, 1)] * 2 * counted.vfs
+def test_the_driver_is_queried_exactly_once_per_vf(collected: Collected) -> None:
+    assert collected.queries == [(1, 1)] * 2 * collected.vfs
 
 
-def test_ip_agrees_about_every_vf_that_it_sees(counted: Counted) -> None:
-    ours = counted.run.counters("pf0")
-    seen = only_counters(ip_vfs("pf0"))
-    assert seen == {vf: ours[vf] for vf in seen}
-    assert len(seen) == counted.vfs or counted.vfs > 221
+def test_counters_match_ip_for_the_vfs_it_shows(collected: Collected) -> None:
+    ours = collected.run.counters("pf0")
+    shown = only_counters(ip_vfs("pf0"))
+    assert shown == {vf: ours[vf] for vf in shown}
+    assert len(shown) == collected.vfs or collected.vfs > 221

@@ -1,4 +1,4 @@
-"""The units and the cron file as they are shipped, run by the real systemd and cron."""
+"""The shipped units and cron file, run by the real systemd and cron."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conftest import Pf, parse, sh
 
 from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
 
-FOLDER = Path("/var/lib/prometheus/node-exporter")  # where Debian's node_exporter reads
+FOLDER = Path("/var/lib/prometheus/node-exporter")  # read by Debian's node_exporter
 FILE = FOLDER / "sriov.prom"
 DEFAULTS = Path("/etc/default/sriov-textfile")
 CHECKOUT = Path("/root/checkout")
@@ -25,16 +25,16 @@ UNITS = ("sriov-textfile", "sriov-textfile-kubernetes", "sriov-textfile-http")
 
 
 def documented(heading: str) -> str:
-    """Return the commands that docs/installation.md has under a heading, to be copied."""
+    """Return the shell commands below a heading of docs/installation.md."""
     text = (CHECKOUT / "docs/installation.md").read_text()
     section = text.split(f"## {heading}", 1)[1].split("\n## ")[0]
     return "\n".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
 
 
 def follow(heading: str) -> str:
-    """Run what the documentation says, in a checkout, and return what it prints.
+    """Run the documented commands in a checkout and return their output.
 
-    pip finds its packages in a folder, for the machine has no network.
+    The machine has no network, so pip installs from a folder of wheels.
     """
     pip = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/opt/wheels"
     return sh(f"cd {CHECKOUT} && export {pip} && set -e\n{documented(heading)}")
@@ -59,7 +59,7 @@ def test_the_timer_is_installed_as_documented() -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_runs() -> Iterator[None]:
+def stop_and_clean_up() -> Iterator[None]:
     FILE.unlink(missing_ok=True)
     yield
     sh("systemctl stop 'sriov-textfile*.timer' 'sriov-textfile*.service'")
@@ -71,7 +71,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"it did not happen in {seconds} s:\n{sh('journalctl --no-pager -n 40')}")
+            pytest.fail(f"timed out after {seconds} s:\n{sh('journalctl --no-pager -n 40')}")
         time.sleep(0.2)
 
 
@@ -85,7 +85,7 @@ def get(url: str) -> str:
         return body.decode()
 
 
-def test_systemd_has_nothing_to_say_of_the_units() -> None:
+def test_systemd_analyze_verify_accepts_the_units() -> None:
     for unit in UNITS:
         assert sh(f"systemd-analyze verify /etc/systemd/system/{unit}.service 2>&1") == ""
     for timer in UNITS[:2]:
@@ -93,14 +93,14 @@ def test_systemd_has_nothing_to_say_of_the_units() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "most"), [("sriov-textfile", 15), ("sriov-textfile-kubernetes", 25)]
+    ("unit", "threshold"), [("sriov-textfile", 15), ("sriov-textfile-kubernetes", 25)]
 )
-def test_systemd_rates_the_sandbox(unit: str, most: int) -> None:
+def test_systemd_analyze_security_exposure_is_low(unit: str, threshold: int) -> None:
     path = f"/etc/systemd/system/{unit}.service"
-    sh(f"systemd-analyze security --offline=true --threshold={most} {path}")
+    sh(f"systemd-analyze security --offline=true --threshold={threshold} {path}")
 
 
-def test_the_timer_writes_a_file_that_prometheus_gets_to_see(igb: list[Pf]) -> None:
+def test_metrics_from_the_timer_reach_prometheus(igb: list[Pf]) -> None:
     sh("systemctl start sriov-textfile.timer && systemctl start sriov-textfile.service")
     wait_for(lambda: vfs_in_file() == 14)
     status = FILE.stat()
@@ -113,7 +113,8 @@ def test_the_timer_writes_a_file_that_prometheus_gets_to_see(igb: list[Pf]) -> N
     assert "node_textfile_scrape_error 0\n" in page
     assert page.count("sriov_vf_rx_bytes{") == 14
     report = json.loads(sh(f"sriov-textfile doctor --json --textfile.path={FILE} || true"))
-    assert {one["code"] for one in report["findings"]} == {"only-zeros"}  # as igb has it
+    codes = {finding["code"] for finding in report["findings"]}
+    assert codes == {"only-zeros"}  # igb has no VF counters
     (node_exporter,) = report["textfile"]["node_exporters"]
     assert (node_exporter["folders"], node_exporter["reads_ours"]) == ([str(FOLDER)], True)
     query = urllib.parse.urlencode({"query": f'sriov_vf_rx_bytes{{pf="{igb[0].netdev}"}}'})
@@ -127,7 +128,7 @@ def test_the_timer_writes_a_file_that_prometheus_gets_to_see(igb: list[Pf]) -> N
     assert len(series()) == 7
 
 
-def test_the_sandboxed_service_can_write_nowhere_else() -> None:
+def test_the_sandbox_blocks_writes_outside_the_folder() -> None:
     DEFAULTS.write_text("SRIOV_TEXTFILE_PATH=/var/lib/prometheus/elsewhere.prom\n")
     sh("systemctl start sriov-textfile.service || true")
     assert not Path("/var/lib/prometheus/elsewhere.prom").exists()
@@ -135,7 +136,7 @@ def test_the_sandboxed_service_can_write_nowhere_else() -> None:
     assert "cannot write /var/lib/prometheus/elsewhere.prom: Read-only file system" in journal
 
 
-def test_the_kubernetes_service_reads_the_kubelet_in_its_sandbox(igb: list[Pf]) -> None:
+def test_the_sandboxed_kubernetes_service_reads_the_kubelet(igb: list[Pf]) -> None:
     pod = SimulatedPod(
         "upf-0",
         "core",
@@ -157,7 +158,7 @@ def test_the_kubernetes_service_reads_the_kubelet_in_its_sandbox(igb: list[Pf]) 
     assert success == [1, 1, 1, 1]
 
 
-def test_the_http_service_answers() -> None:
+def test_the_http_service_serves_metrics() -> None:
     section = "HTTP on port 9808"
     kubectl, host = documented(section).split("make install-systemd", 1)
     assert kubectl.startswith("kubectl apply")
@@ -175,16 +176,16 @@ def test_the_http_service_answers() -> None:
     assert re.search(r"^process_resident_memory_bytes ", page(), re.MULTILINE)
 
 
-def test_cron_runs_the_cron_file() -> None:
+def test_cron_writes_the_file() -> None:
     follow("cron")
     wait_for(lambda: vfs_in_file() == 14, seconds=150)
     assert FILE.owner() == "root"
     assert stat.filemode(FILE.stat().st_mode) == "-rw-r--r--"
 
 
-def test_what_a_cron_run_has_to_say_is_in_the_journal() -> None:
+def test_a_cron_run_logs_to_the_journal() -> None:
     line = (CHECKOUT / "cron/sriov-textfile").read_text().splitlines()[-1]
     command = line.split("root ", 1)[1].replace(str(FILE), "/nowhere/sriov.prom")
     sh(command)
-    said = "journalctl --no-pager -t sriov-textfile"
-    wait_for(lambda: "cannot write /nowhere/sriov.prom" in sh(said))
+    journal = "journalctl --no-pager -t sriov-textfile"
+    wait_for(lambda: "cannot write /nowhere/sriov.prom" in sh(journal))

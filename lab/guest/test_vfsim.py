@@ -1,4 +1,4 @@
-"""Replies of a real kernel about a PF whose counters are known."""
+"""A real kernel's replies about a PF with known counters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import peers
 import pytest
-from conftest import Run, Vfsim, ask_kernel
+from conftest import Run, Vfsim, request_link
 
 from sriov_textfile.host.rtnetlink import decode_link
 
@@ -29,7 +29,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
     loaded[0].remove()
 
 
-def test_counters_above_2_to_the_63_are_written_exactly(collect: Collect, load: Load) -> None:
+def test_counters_above_2_to_the_63_are_exact(collect: Collect, load: Load) -> None:
     module = load(4)
     assert collect(*module.flags).counters("pf0")[1] == {
         "rx_packets": 0xFFFFFFFF00000001,
@@ -43,7 +43,7 @@ def test_counters_above_2_to_the_63_are_written_exactly(collect: Collect, load: 
     }
 
 
-def test_a_later_collection_sees_what_was_counted_since(collect: Collect, load: Load) -> None:
+def test_the_next_collection_shows_the_increase(collect: Collect, load: Load) -> None:
     module = load(300)
     before = collect(*module.flags).counters("pf0")
     module.advance(12_345)
@@ -54,18 +54,18 @@ def test_a_later_collection_sees_what_was_counted_since(collect: Collect, load: 
     }
 
 
-def test_pyroute2_decodes_the_kernels_bytes_as_we_do(load: Load) -> None:
+def test_our_decoder_agrees_with_pyroute2(load: Load) -> None:
     load(221)
-    reply = ask_kernel("pf0")
+    reply = request_link("pf0")
     theirs = peers.by_pyroute2(reply)
     assert len(theirs) == 221
     assert peers.by_us(decode_link(reply)) == theirs
 
 
-def test_the_lists_length_wraps_in_a_real_kernel(load: Load) -> None:
-    """Guards the reason for the decoder's walk: on this kernel an entry has 296 bytes."""
+def test_the_length_of_the_vf_list_wraps(load: Load) -> None:
+    """Confirms why decode_link walks the entries: on this kernel, each has 296 bytes."""
     load(256)
-    reply = ask_kernel("pf0")
+    reply = request_link("pf0")
     offset = 32
     while True:
         length, type = struct.unpack_from("=HH", reply, offset)

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * vfsim - network PFs with any number of VFs, whose counters are known.
+ * vfsim - network PFs with any number of VFs and known counters.
  *
- * Each PF is a device on a bus of this module, whose num_vf() answers the parameter `vfs`, with a
- * netdev pf0, pf1 ... that describes its VFs to rtnetlink as a NIC's driver does. No packet is
- * ever sent: the counters hold what the module put there. ethtool knows version, firmware and
- * speed, and devlink the mode of the embedded switch: switchdev for odd PFs, legacy for even ones.
+ * Each PF is a device on this module's own bus, whose num_vf() returns the parameter `vfs`. Its
+ * netdev, pf0, pf1 ..., reports VFs to rtnetlink like a NIC driver. No packets are sent: counters
+ * change only through debugfs. ethtool reports a driver version, firmware version and speed;
+ * devlink reports the eswitch mode: switchdev for odd PFs, legacy for even ones.
  *
- * /sys/kernel/debug/vfsim/<netdev>  a line for each VF: its number, its eight counters in the
- *                                   order of struct ifla_vf_stats' attributes, and how often its
- *                                   configuration and its counters were asked for
- * /sys/kernel/debug/vfsim/advance   a number written here is added to every counter
+ * /sys/kernel/debug/vfsim/<netdev>  one line per VF: its number, its eight counters in the order
+ *                                   of the IFLA_VF_STATS_* attributes, and how often its
+ *                                   configuration and its counters were queried
+ * /sys/kernel/debug/vfsim/advance   write a number to add it to every counter
  *
- * This file is part of a kernel module and, unlike the project around it, under the GNU General
- * Public License, version 2.
+ * Unlike the rest of the project, this file is licensed under the GNU General Public License,
+ * version 2.
  */
 #include <linux/debugfs.h>
 #include <linux/device.h>
@@ -40,8 +40,8 @@ MODULE_PARM_DESC(vfs, "number of VFs of each PF");
 
 struct vfsim_vf {
 	u64 counters[COUNTERS];
-	u32 config_asked;
-	u32 stats_asked;
+	u32 config_queries;
+	u32 stats_queries;
 };
 
 struct vfsim_pf {
@@ -54,7 +54,7 @@ struct vfsim_pf {
 
 static struct vfsim_pf **pf_list;
 
-/* devlink lets go of a device late: the module must stay until the last is released. */
+/* devlink releases devices asynchronously: the module must stay until the last one is gone. */
 static atomic_t devices = ATOMIC_INIT(0);
 static DECLARE_WAIT_QUEUE_HEAD(released);
 static struct dentry *debugfs;
@@ -88,7 +88,7 @@ static int vfsim_get_vf_config(struct net_device *netdev, int vf, struct ifla_vf
 
 	if (!state)
 		return -EINVAL;
-	state->config_asked++;
+	state->config_queries++;
 	info->vf = vf;
 	info->mac[0] = 0x02;
 	info->mac[4] = vf >> 8;
@@ -110,7 +110,7 @@ static int vfsim_get_vf_stats(struct net_device *netdev, int vf, struct ifla_vf_
 
 	if (!state)
 		return -EINVAL;
-	state->stats_asked++;
+	state->stats_queries++;
 	stats->rx_packets = state->counters[0];
 	stats->tx_packets = state->counters[1];
 	stats->rx_bytes = state->counters[2];
@@ -170,7 +170,7 @@ static int vfsim_show(struct seq_file *file, void *unused)
 		seq_printf(file, "%d", vf);
 		for (i = 0; i < COUNTERS; i++)
 			seq_printf(file, " %llu", pf->vf[vf].counters[i]);
-		seq_printf(file, " %u %u\n", pf->vf[vf].config_asked, pf->vf[vf].stats_asked);
+		seq_printf(file, " %u %u\n", pf->vf[vf].config_queries, pf->vf[vf].stats_queries);
 	}
 	rtnl_unlock();
 	return 0;
@@ -218,7 +218,7 @@ static void vfsim_remove(struct vfsim_pf *pf)
 	device_unregister(&pf->dev);
 }
 
-/* VF 1 of each PF counts above 2^63: a counter that is taken for signed comes out negative. */
+/* VF 1 of each PF counts above 2^63, to catch readers that treat counters as signed. */
 static void vfsim_fill(struct vfsim_pf *pf, int n)
 {
 	int vf, i;
@@ -328,4 +328,4 @@ static int __init vfsim_init(void)
 module_init(vfsim_init);
 module_exit(vfsim_exit);
 MODULE_LICENSE("GPL");
-MODULE_DESCRIPTION("Network PFs with any number of VFs, whose counters are known");
+MODULE_DESCRIPTION("Network PFs with any number of VFs and known counters");
