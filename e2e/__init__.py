@@ -1,1 +1,1 @@
-"""End to end: what we write, read by the real programs around it."""
+"""End-to-end tests: real programs read what sriov-textfile writes."""

@@ -1,4 +1,4 @@
-"""Real programs of Debian's packages, started on loopback: node_exporter and Prometheus."""
+"""Starts node_exporter and Prometheus, from Debian packages, on loopback."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from sriov_textfile.simulate.demo import pf, pods
 from sriov_textfile.simulate.kubernetes import SimulatedPod
 from tools.fetch import CACHE, debian_packages
 
-# What the demo simulates by default.
+# The pods that the demo simulates by default.
 PODS = pods([pf(number, vfs=8) for number in range(3)])
 
 
 def textfile_folder(folder: Path, pods: Sequence[SimulatedPod] = PODS) -> Path:
-    """Make a folder for node_exporter, with what kube-state-metrics would say of the pods."""
+    """Create a textfile folder with the metrics that kube-state-metrics exports for the pods."""
     folder.mkdir()
     lines = ["# TYPE kube_pod_info gauge"]
     lines += [
@@ -43,7 +43,7 @@ def textfile_folder(folder: Path, pods: Sequence[SimulatedPod] = PODS) -> Path:
 
 @pytest.fixture(scope="session")
 def debian() -> Path:
-    """Return the folder below which usr/bin has promtool, prometheus and node_exporter."""
+    """Return a folder whose usr/bin has promtool, prometheus and node_exporter."""
     return debian_packages(["prometheus", "prometheus-node-exporter"], CACHE / "prometheus")
 
 
@@ -62,7 +62,7 @@ def get(url: str) -> str:
 
 @contextmanager
 def started(command: Sequence[str | Path], log: Path, ready: str) -> Iterator[None]:
-    """Run a server for as long as the context lasts; it is up when the URL `ready` answers."""
+    """Run a server until the context ends. Wait until it answers at the URL `ready`."""
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
@@ -74,7 +74,7 @@ def started(command: Sequence[str | Path], log: Path, ready: str) -> Iterator[No
                 assert server.poll() is None, log.read_text()
                 time.sleep(0.1)
         else:
-            pytest.fail(f"{command[0]} did not answer:\n{log.read_text()}")
+            pytest.fail(f"{command[0]} does not answer at {ready}:\n{log.read_text()}")
         yield
     finally:
         server.terminate()
@@ -82,26 +82,26 @@ def started(command: Sequence[str | Path], log: Path, ready: str) -> Iterator[No
 
 
 class Prometheus:
-    """A Prometheus that scrapes node_exporters, each of which reads a folder of `.prom` files."""
+    """A Prometheus that scrapes node_exporters, one per textfile folder."""
 
     def __init__(self, url: str, node_exporters: Sequence[str]) -> None:
         self.url = url
         self.node_exporters = node_exporters
 
-    def ask(self, path: str, **parameters: object) -> Any:
-        """Return the data of an answer of the HTTP API."""
-        words = urllib.parse.urlencode(parameters)
-        answer = json.loads(get(f"{self.url}/api/v1/{path}?{words}"))
+    def get(self, path: str, **parameters: object) -> Any:
+        """Return the data of an HTTP API response."""
+        encoded = urllib.parse.urlencode(parameters)
+        answer = json.loads(get(f"{self.url}/api/v1/{path}?{encoded}"))
         assert answer["status"] == "success", answer
         return answer["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the series that an expression gives now, each with `metric` and `value`."""
-        result: list[dict[str, Any]] = self.ask("query", query=expression)["result"]
+        """Run an instant query and return its series, each with `metric` and `value`."""
+        result: list[dict[str, Any]] = self.get("query", query=expression)["result"]
         return result
 
     def wait_for(self, expression: str) -> list[dict[str, Any]]:
-        """Return what an expression gives, once it gives anything; fail after half a minute."""
+        """Return the series of an expression once there are any. Fail after 30 seconds."""
         end = time.monotonic() + 30
         while not (series := self.query(expression)):
             if time.monotonic() > end:
@@ -118,9 +118,9 @@ def prometheus_reading(
     rules: Sequence[Path] = (),
     **jobs: str,
 ) -> Iterator[Prometheus]:
-    """Let a node_exporter read each folder, and Prometheus scrape them and other jobs.
+    """Run a node_exporter per folder, and a Prometheus that scrapes them and other jobs.
 
-    A node bears its folder's name as its instance.
+    Each node's `instance` label is the name of its folder.
     """
     with ExitStack() as stack:
         exporters = []
@@ -150,7 +150,7 @@ def prometheus_reading(
             "rule_files": [str(path) for path in rules],
             "scrape_configs": scrapes,
         }
-        (work / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
+        (work / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
         port = f"127.0.0.1:{free_port()}"
         prometheus: list[str | Path] = [
             debian / "usr/bin/prometheus",

@@ -1,7 +1,7 @@
-"""Three simulated nodes that a real Prometheus scrapes with our rules.
+"""Three simulated nodes, scraped by a real Prometheus that evaluates our rules.
 
-The one that is well is the demo. On the second every alert has a reason to fire but one, for which
-the third has lost its file.
+The healthy node is the demo. The faulty node has a reason for every alert except
+SriovMetricsMissing; for that one, the third node's file is removed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode
 from tests.conftest import PROGRAM
 
 RULES = sorted((Path(__file__).parent.parent / "deployment/prometheus/rules").glob("*.yml"))
-WELL, TROUBLED, EMPTIED = "node-1", "node-2", "node-3"
+HEALTHY, FAULTY, EMPTIED = "node-1", "node-2", "node-3"
 STALE_SECONDS = 900
 
 
-class PfInTrouble(SimulatedPf):
-    """A PF whose VF 0 drops one packet in ten and has errors, and whose VF 1 is silent."""
+class FaultyPf(SimulatedPf):
+    """A PF whose VF 0 drops one packet in ten and has errors, and whose VF 1 has no traffic."""
 
     def counters(self, vf: int, seconds: int) -> dict[str, int]:
         counters = super().counters(vf, 0 if vf == 1 else seconds)
@@ -39,15 +39,15 @@ class PfInTrouble(SimulatedPf):
 
 @contextmanager
 def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
-    """Run the nodes, their node_exporters and Prometheus for as long as the context lasts."""
+    """Run the nodes, their node_exporters and Prometheus until the context ends."""
     emptied = work / EMPTIED
     emptied.mkdir()
     demo = [sys.executable, "-m", "sriov_textfile", "demo", "--pfs=1", "--vfs=0"]
     subprocess.run([*demo, f"--textfile.path={emptied}/sriov.prom"], check=True)
     with (
-        _node_that_is_well(work / WELL) as well,
-        _node_in_trouble(work / TROUBLED) as trouble,
-        prometheus_reading([well, trouble, emptied], debian, work, RULES) as prometheus,
+        _healthy_node(work / HEALTHY) as healthy,
+        _faulty_node(work / FAULTY) as faulty,
+        prometheus_reading([healthy, faulty, emptied], debian, work, RULES) as prometheus,
     ):
         prometheus.wait_for(f'sriov_textfile_build_info{{instance="{EMPTIED}"}}')
         (emptied / "sriov.prom").unlink()
@@ -55,7 +55,7 @@ def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
 
 
 @contextmanager
-def _node_that_is_well(folder: Path) -> Iterator[Path]:
+def _healthy_node(folder: Path) -> Iterator[Path]:
     textfile_folder(folder)
     command = [sys.executable, "-m", "sriov_textfile", "demo", "--collector.vfinfo"]
     command += ["--interval=1s", f"--textfile.path={folder}/sriov.prom"]
@@ -68,11 +68,12 @@ def _node_that_is_well(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _node_in_trouble(folder: Path) -> Iterator[Path]:
-    # Pods hold every VF of the first PF; nobody in this network namespace knows the second.
-    pf = PfInTrouble(netdev="ens7f0", vfs=2, total_vfs=2, numa_node=0)
+def _faulty_node(folder: Path) -> Iterator[Path]:
+    # A pod uses both VFs of the first PF. rtnetlink does not know the second, as in a container
+    # without hostNetwork.
+    pf = FaultyPf(netdev="ens7f0", vfs=2, total_vfs=2, numa_node=0)
     lost = SimulatedPf(address="0000:18:00.0", netdev="ens8f0", vfs=2, sysfs="none")
-    # Its CPUs are on NUMA node 1, its VFs on 0.
+    # CPUs on NUMA node 1, VFs on node 0.
     container = SimulatedContainer(
         name="gw",
         id="a1" * 32,
@@ -88,13 +89,13 @@ def _node_in_trouble(folder: Path) -> Iterator[Path]:
     written = machine / "sriov.prom"
     command = [sys.executable, "-c", PROGRAM, host.rtnetlink, *host.flags, *node.flags]
     command += ["--collector.vfinfo", "--interval=1s", f"--textfile.path={written}"]
-    over = threading.Event()
+    stop = threading.Event()
 
     def keep_counting() -> None:
-        while not over.wait(0.5):
+        while not stop.wait(0.5):
             host.refresh()
             if written.exists():
-                # As old as if nothing had written it for long, though its counters go on.
+                # Backdate the file to make it stale, although its counters still grow.
                 new = machine / "aged"
                 shutil.copyfile(written, new)
                 os.utime(new, (time.time() - STALE_SECONDS,) * 2)
@@ -111,7 +112,7 @@ def _node_in_trouble(folder: Path) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            over.set()
+            stop.set()
             clock.join()
             program.terminate()
             program.wait(20)

@@ -1,4 +1,4 @@
-"""The dashboard as Grafana would run it: its variables have a value, its expressions none left."""
+"""The dashboard's panels and queries, with variables replaced as Grafana replaces them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 DASHBOARD = json.loads((Path(__file__).parent.parent / "deployment/grafana/sriov.json").read_text())
-# Those of a row that is closed are inside it.
+# A collapsed row contains its panels.
 PANELS = [
     panel
     for outer in DASHBOARD["panels"]
@@ -17,7 +17,11 @@ PANELS = [
 
 
 def with_values(expression: str, rate_interval: str = "1m") -> str:
-    """Return an expression with All chosen in each variable. Raises KeyError for an unknown one."""
-    names = [one["name"] for one in DASHBOARD["templating"]["list"] if one["type"] == "query"]
+    """Return an expression with every variable set to All. Raises KeyError for an unknown one."""
+    names = [
+        variable["name"]
+        for variable in DASHBOARD["templating"]["list"]
+        if variable["type"] == "query"
+    ]
     values = {"__rate_interval": rate_interval, **dict.fromkeys(names, ".*")}
     return re.sub(r"\$(\w+)", lambda match: values[match[1]], expression)

@@ -1,7 +1,7 @@
-"""Draws the dashboard's main panels for the documentation: `make pictures`.
+"""`make pictures`: draws the dashboard's main panels for the documentation.
 
-The expressions are the dashboard's, the values those of a real Prometheus that scraped simulated
-nodes (fleet.py) for some minutes. Grafana draws them in its own way.
+The queries are the dashboard's own, run on a real Prometheus that scraped simulated nodes
+(fleet.py) for some minutes. matplotlib draws them, so Grafana's panels look different.
 """
 
 from __future__ import annotations
@@ -26,30 +26,33 @@ MINUTES = 4
 RATE_INTERVAL = "15s"
 UNITS = {"bps": ("Mbit/s", 1e-6), "pps": ("packets/s", 1.0), "s": ("s", 1.0), "short": ("", 1.0)}
 
-# As many panels as a page takes; what they show is the dashboard's business.
+# A selection that fits on one page.
 LINES = [
-    *("Received by VFs", "Drops of VFs"),
-    *("Received by all VFs of a PF", "Received by all VFs of a pod"),
-    *("Age of the file", "VFs of a PF"),
+    *("Received per VF", "Drops per VF"),
+    *("Received per PF (all VFs)", "Received per pod (all VFs)"),
+    *("Age of the metrics file", "VFs per PF"),
 ]
 BARS = ["Busiest VFs"]
-TABLES = ["Pods' CPUs and VFs"]
+TABLES = ["NUMA alignment per pod"]
 
 
 def main() -> None:
-    """Let the nodes run, ask Prometheus, and draw."""
+    """Run the nodes for some minutes, then draw."""
     debian = debian_packages(["prometheus", "prometheus-node-exporter"], CACHE / "prometheus")
-    with tempfile.TemporaryDirectory(prefix="sriov-") as work, fleet(debian, Path(work)) as answers:
+    with (
+        tempfile.TemporaryDirectory(prefix="sriov-") as work,
+        fleet(debian, Path(work)) as prometheus,
+    ):
         for minute in range(MINUTES):
-            say(f"the nodes run for {MINUTES} minutes, {minute} are over")
+            say(f"collecting data: {minute} of {MINUTES} minutes")
             time.sleep(60)
-        draw(answers)
+        draw(prometheus)
     say(f"drew {PICTURE.relative_to(PROJECT)}")
 
 
 def draw(prometheus: Prometheus) -> None:
-    """Write the picture."""
-    # Text stays text, and the same data give the same file.
+    """Draw all panels into one SVG file."""
+    # Keep text as text, and make the output reproducible.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "", "font.size": 8})
     panels = {panel["title"]: panel for panel in PANELS}
     figure, axes = plt.subplots(4, 2, figsize=(12, 13), layout="constrained")
@@ -66,7 +69,7 @@ def _lines(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
     now = time.time()
     unit, factor = UNITS[panel["fieldConfig"]["defaults"]["unit"]]
     for target in panel["targets"]:
-        answer = prometheus.ask(
+        answer = prometheus.get(
             "query_range",
             query=with_values(target["expr"], RATE_INTERVAL),
             start=now - (MINUTES - 0.5) * 60,
@@ -89,25 +92,26 @@ def _bars(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
     unit, factor = UNITS[panel["fieldConfig"]["defaults"]["unit"]]
     series = sorted(
         prometheus.query(with_values(target["expr"], RATE_INTERVAL)),
-        key=lambda one: float(one["value"][1]),
+        key=lambda sample: float(sample["value"][1]),
     )
-    values = [float(one["value"][1]) * factor for one in series]
-    axes.barh([_legend(target, one["metric"]) for one in series], values)
+    values = [float(sample["value"][1]) * factor for sample in series]
+    axes.barh([_legend(target, sample["metric"]) for sample in series], values)
     axes.set_xlabel(unit)
 
 
 def _table(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
     (target,) = panel["targets"]
     (override,) = panel["fieldConfig"]["overrides"]
-    ((mapping,),) = [one["value"] for one in override["properties"] if one["id"] == "mappings"]
+    properties = {entry["id"]: entry["value"] for entry in override["properties"]}
+    (mapping,) = properties["mappings"]
     labels = ["instance", "namespace", "pod", "numa_node"]
-    rows, colours = [], []
-    for one in prometheus.query(with_values(target["expr"], RATE_INTERVAL)):
-        said = mapping["options"][one["value"][1]]
-        rows.append([*[one["metric"][label] for label in labels], said["text"]])
-        colours.append(["white"] * 4 + [{"green": "#c8e6c9", "red": "#ffcdd2"}[said["color"]]])
+    rows, colors = [], []
+    for sample in prometheus.query(with_values(target["expr"], RATE_INTERVAL)):
+        cell = mapping["options"][sample["value"][1]]
+        rows.append([*[sample["metric"][label] for label in labels], cell["text"]])
+        colors.append(["white"] * 4 + [{"green": "#c8e6c9", "red": "#ffcdd2"}[cell["color"]]])
     axes.axis("off")
-    axes.table(rows, cellColours=colours, colLabels=[*labels, "CPUs"], loc="upper center")
+    axes.table(rows, cellColours=colors, colLabels=[*labels, "CPUs"], loc="upper center")
 
 
 def _legend(target: dict[str, Any], labels: dict[str, str]) -> str:
@@ -117,9 +121,13 @@ def _legend(target: dict[str, Any], labels: dict[str, str]) -> str:
     return text
 
 
-def _largest(series: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """Return the series with the highest values: a page cannot tell 26 lines apart."""
-    return sorted(series, key=lambda one: max(float(v) for _, v in one["values"]))[: -most - 1 : -1]
+def _largest(series: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return the `count` series with the highest peaks: 26 lines in one plot are unreadable."""
+
+    def peak(entry: dict[str, Any]) -> float:
+        return max(float(value) for _, value in entry["values"])
+
+    return sorted(series, key=peak)[: -count - 1 : -1]
 
 
 if __name__ == "__main__":

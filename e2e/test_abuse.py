@@ -1,4 +1,4 @@
-"""HTTP under abuse on loopback, bounded in count and time: an ordinary scrape is answered."""
+"""Abusive HTTP clients on loopback must not keep the server from answering normal scrapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["serve"]  # a fixture
 
 
 class Abuse:
-    """Bounded in count and time; meanwhile ordinary scrapes must be answered in two seconds."""
+    """Scrapes a server that is under abuse. Each scrape must be answered within two seconds."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -46,7 +46,7 @@ def is_closed(client: socket.socket) -> bool:
         return False
 
 
-def test_two_hundred_clients_that_send_a_byte_a_second(serve: Callable[..., Server]) -> None:
+def test_two_hundred_clients_that_send_one_byte_per_second(serve: Callable[..., Server]) -> None:
     server = serve("--web.rate-limit=100")
     abuse = Abuse(server)
     with contextlib.ExitStack() as stack:
@@ -54,14 +54,14 @@ def test_two_hundred_clients_that_send_a_byte_a_second(serve: Callable[..., Serv
         request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: so slow"
         for second in range(14):
             for client in clients:
-                with contextlib.suppress(ConnectionError):  # after ten seconds it is given up
+                with contextlib.suppress(ConnectionError):  # closed after 10 s
                     client.send(request[second : second + 1])
             abuse.scrape(5)
         assert [client for client in clients if not is_closed(client)] == []
     abuse.assert_survived({200})
 
 
-def test_clients_that_say_nothing_or_stop_in_the_middle(serve: Callable[..., Server]) -> None:
+def test_clients_that_send_nothing_or_half_a_request(serve: Callable[..., Server]) -> None:
     server = serve("--web.rate-limit=100")
     abuse = Abuse(server)
     with contextlib.ExitStack() as stack:
@@ -75,7 +75,7 @@ def test_clients_that_say_nothing_or_stop_in_the_middle(serve: Callable[..., Ser
     abuse.assert_survived({200})
 
 
-def test_a_thousand_requests_at_once(serve: Callable[..., Server]) -> None:
+def test_a_thousand_simultaneous_requests(serve: Callable[..., Server]) -> None:
     server = serve()
     abuse = Abuse(server)
     statuses: list[bytes] = []
@@ -101,7 +101,7 @@ def test_a_thousand_requests_at_once(serve: Callable[..., Server]) -> None:
     abuse.assert_survived({200, 429})
 
 
-def test_a_megabyte_of_headers(serve: Callable[..., Server]) -> None:
+def test_headers_of_one_megabyte(serve: Callable[..., Server]) -> None:
     server = serve("--web.rate-limit=100")
     abuse = Abuse(server)
     for _ in range(20):

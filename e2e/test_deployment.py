@@ -1,4 +1,4 @@
-"""What is in deployment/: valid for Kubernetes, for Prometheus and for Docker."""
+"""Validates the files in deployment/ with kubernetes-validate, promtool and hadolint."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_manifests_are_valid(path: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=name_of)
-def test_kustomizations_name_files_that_are_there_and_this_version(path: Path) -> None:
+def test_kustomizations_name_existing_files_and_this_version(path: Path) -> None:
     (kustomization,) = documents(path)
     for resource in kustomization["resources"]:
         assert (path.parent / resource).is_file()
@@ -50,15 +50,19 @@ def test_kustomizations_name_files_that_are_there_and_this_version(path: Path) -
 
 
 @pytest.mark.parametrize("path", DAEMONSETS, ids=name_of)
-def test_our_containers_arguments_are_ours(path: Path) -> None:
-    (ours,) = [one for one in containers(path) if one.get("command", [""])[0] == "sriov-textfile"]
+def test_the_program_accepts_its_containers_arguments(path: Path) -> None:
+    (ours,) = [
+        container
+        for container in containers(path)
+        if container.get("command", [""])[0] == "sriov-textfile"
+    ]
     words, values = flags.parse([*ours["command"][1:], *ours["args"]])
     assert words in ([], ["serve"])
     assert values["collector.kubepoddevice"] is True
 
 
 @pytest.mark.parametrize("path", DAEMONSETS, ids=name_of)
-def test_every_container_is_locked_down_and_every_mount_has_its_volume(path: Path) -> None:
+def test_every_container_is_hardened_and_every_mount_has_a_volume(path: Path) -> None:
     (daemonset,) = documents(path)
     spec = daemonset["spec"]["template"]["spec"]
     volumes = {volume["name"] for volume in spec["volumes"]}
@@ -72,7 +76,7 @@ def test_every_container_is_locked_down_and_every_mount_has_its_volume(path: Pat
     assert spec["hostNetwork"] is True
 
 
-def test_the_http_daemonset_has_the_go_exporters_arguments() -> None:
+def test_the_http_daemonset_passes_the_go_exporters_arguments() -> None:
     (container,) = containers(DEPLOYMENT / "http/daemonset.yaml")
     assert container["args"] == [
         "--path.kubecgroup=/host/kubecgroup",
@@ -97,7 +101,7 @@ def test_the_service_selects_the_http_daemonset() -> None:
 def test_promtool_accepts_the_scrape_configurations(
     path: Path, debian: Path, tmp_path: Path
 ) -> None:
-    """Debian builds Prometheus without discovery in Kubernetes, so that part stands aside."""
+    """Without kubernetes_sd_configs: Debian builds Prometheus without Kubernetes discovery."""
     (config,) = documents(path)
     for job in config["scrape_configs"]:
         for discovery in job.pop("kubernetes_sd_configs", []):
@@ -108,9 +112,11 @@ def test_promtool_accepts_the_scrape_configurations(
     assert done.returncode == 0, done.stderr
 
 
-def test_the_documentation_runs_doctor_with_the_sidecars_arguments() -> None:
+def test_the_documented_doctor_command_has_the_sidecars_arguments() -> None:
     (ours,) = [
-        one for one in containers(DEPLOYMENT / "textfile/daemonset.yaml") if "command" in one
+        container
+        for container in containers(DEPLOYMENT / "textfile/daemonset.yaml")
+        if "command" in container
     ]
     documented = (PROJECT / "docs/doctor.md").read_text().split("-- sriov-textfile doctor \\\n")[1]
     command = documented.split("```")[0].replace("\\\n", " ")
@@ -124,7 +130,7 @@ def test_promtool_accepts_the_rules(path: Path, debian: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_hadolint_has_nothing_to_say_of_the_dockerfile() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     hadolint = str(Path(sys.executable).parent / "hadolint")
     done = subprocess.run([hadolint, f"{DEPLOYMENT}/Dockerfile"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")

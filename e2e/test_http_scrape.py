@@ -1,4 +1,4 @@
-"""HTTP mode, scraped by a real Prometheus as the Go exporter is."""
+"""HTTP mode, scraped by a real Prometheus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sriov_textfile.simulate import demo
 
 @pytest.fixture(scope="module")
 def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped the demo's node over HTTP a few times."""
+    """A Prometheus that has scraped the demo over HTTP a few times."""
     work = tmp_path_factory.mktemp("prometheus")
     folder = textfile_folder(work / "textfile")
     address = f"127.0.0.1:{free_port()}"
@@ -45,14 +45,14 @@ def test_every_documented_query_returns_series(prometheus: Prometheus, query: st
     assert prometheus.wait_for(query)
 
 
-def test_counters_grow_as_the_simulated_traffic_does(prometheus: Prometheus) -> None:
+def test_counters_follow_the_simulated_traffic(prometheus: Prometheus) -> None:
     (series,) = prometheus.wait_for('sriov_vf_rx_bytes{pf="ens2f0np0",vf="1"} > 1001003')
     pf = demo.pf(1, vfs=8)
-    counted = [pf.counters(1, seconds)["rx_bytes"] for seconds in range(600)]
-    assert int(series["value"][1]) in counted
+    possible = [pf.counters(1, seconds)["rx_bytes"] for seconds in range(600)]
+    assert int(series["value"][1]) in possible
 
 
-def test_what_the_go_exporter_says_of_itself(prometheus: Prometheus) -> None:
+def test_the_go_exporters_process_metrics_are_exported(prometheus: Prometheus) -> None:
     for name in (
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",

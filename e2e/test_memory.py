@@ -1,4 +1,4 @@
-"""Memory over ten thousand collections of the loop."""
+"""Memory use of loop mode over ten thousand collections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 
-# The loop as it is, around a Gatherer that counts and then ends it.
+# The real loop, with a Gatherer that counts collections and exits after the last.
 PROGRAM = """
 import sys
 from sriov_textfile import cli, flags, gather
@@ -34,14 +34,14 @@ loop.run(Counting(config, log), config.textfile_path, config.interval, log)
 """
 
 
-def test_memory_after_10000_collections_is_within_a_mebibyte_of_that_after_100(
+def test_memory_grows_less_than_a_mebibyte_from_100_to_10000_collections(
     tmp_path: Path,
 ) -> None:
     pfs = [
         SimulatedPf(vfs=4),
         SimulatedPf(address="0000:20:00.0", netdev="ens2f0", vfs=4, sysfs="none"),
     ]
-    # In memory: what is measured is the program's, and a disk would only make it longer.
+    # On tmpfs: a disk would only make the test slower.
     path = Path("/dev/shm") / f"sriov-textfile-{tmp_path.name}.prom"
     host = SimulatedHost(tmp_path / "host", pfs)
     try:

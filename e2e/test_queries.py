@@ -1,4 +1,4 @@
-"""The documented queries, against a real Prometheus that scraped what we wrote."""
+"""The documented queries, on a real Prometheus that has scraped the demo's metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCUMENTED = re.findall(
 
 @pytest.fixture(scope="module")
 def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped two collections of the demo's node."""
+    """A Prometheus that has scraped two collections of the demo."""
     work = tmp_path_factory.mktemp("prometheus")
     folder = textfile_folder(work / "textfile")
     with prometheus_reading([folder], debian, work) as prometheus:
@@ -34,22 +34,25 @@ def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def by_pod(series: list[dict[str, dict[str, str]]]) -> dict[str, set[str]]:
-    """Return the VFs' addresses for each pod."""
+    """Return the PCI addresses of each pod's VFs."""
     found: dict[str, set[str]] = {}
-    for one in series:
-        pod = f"{one['metric']['namespace']}/{one['metric']['pod']}"
-        found.setdefault(pod, set()).add(one["metric"]["pciAddr"])
+    for sample in series:
+        labels = sample["metric"]
+        pod = f"{labels['namespace']}/{labels['pod']}"
+        found.setdefault(pod, set()).add(labels["pciAddr"])
     return found
 
 
-def test_node_exporter_reads_our_file_without_error(prometheus: Prometheus) -> None:
+def test_node_exporter_reads_the_file_without_errors(prometheus: Prometheus) -> None:
     page = get(prometheus.node_exporters[0])
     assert "node_textfile_scrape_error 0\n" in page
     assert re.search(r'node_textfile_mtime_seconds\{file=".*/sriov.prom"\} ', page)
     assert prometheus.wait_for('up{job="node"} == 1')
 
 
-def test_doctor_sees_who_reads_our_file(prometheus: Prometheus, tmp_path: Path) -> None:
+def test_doctor_finds_the_node_exporter_that_reads_the_file(
+    prometheus: Prometheus, tmp_path: Path
+) -> None:
     page = get(prometheus.node_exporters[0])
     match = re.search(r'node_textfile_mtime_seconds\{file="(.*/sriov.prom)"\} ', page)
     assert match
@@ -59,7 +62,7 @@ def test_doctor_sees_who_reads_our_file(prometheus: Prometheus, tmp_path: Path) 
     assert (done.returncode, json.loads(done.stdout)["findings"]) == (0, [])
     command = [*doctor, f"--textfile.path={tmp_path}/sriov.prom"]
     done = subprocess.run(command, capture_output=True, text=True)
-    codes = [one["code"] for one in json.loads(done.stdout)["findings"]]
+    codes = [finding["code"] for finding in json.loads(done.stdout)["findings"]]
     assert codes == ["textfile-not-read", "textfile-missing"]
 
 
@@ -68,11 +71,11 @@ def test_every_documented_query_returns_series(prometheus: Prometheus, query: st
     assert prometheus.wait_for(query)
 
 
-def test_vfs_join_with_the_pods_that_hold_them(prometheus: Prometheus) -> None:
+def test_vfs_join_with_the_pods_that_use_them(prometheus: Prometheus) -> None:
     series = prometheus.wait_for(
         "sriov_vf_tx_errors * on (pciAddr) group_left(pod,namespace) sriov_kubepoddevice"
     )
-    # netlink has no tx_errors, so the PF that only netlink serves has no such series.
+    # netlink has no tx_errors, so the PF that is read by netlink has no such series.
     assert by_pod(series) == {
         "core/upf-0": {"0000:11:00.0", "0000:11:00.1"},
         "ran/du-0": {"0000:11:00.2", "0000:11:00.3"},
@@ -81,7 +84,8 @@ def test_vfs_join_with_the_pods_that_hold_them(prometheus: Prometheus) -> None:
         "ran/du-2": {"0000:21:00.2", "0000:21:00.3"},
         "edge/router-2": {"0000:21:00.4", "0000:21:00.5"},
     }
-    assert {one["metric"]["pciAddr"]: one["value"][1] for one in series}["0000:11:00.1"] == "1009"
+    values = {sample["metric"]["pciAddr"]: sample["value"][1] for sample in series}
+    assert values["0000:11:00.1"] == "1009"
 
 
 def test_vfs_join_with_the_labels_of_their_pods(prometheus: Prometheus) -> None:
@@ -90,8 +94,8 @@ def test_vfs_join_with_the_labels_of_their_pods(prometheus: Prometheus) -> None:
         " * on (pod,namespace) group_left (label_app_kubernetes_io_name) kube_pod_labels"
     )
     assert len(series) == 12
-    for one in series:
-        labels = one["metric"]
+    for sample in series:
+        labels = sample["metric"]
         assert labels["label_app_kubernetes_io_name"] == labels["pod"].split("-")[0]
 
 
@@ -100,8 +104,8 @@ def test_cpus_join_with_their_pods_by_uid(prometheus: Prometheus) -> None:
         "sriov_kubepodcpu * on (uid) group_left(pod,namespace) kube_pod_info"
     )
     found: dict[str, set[str]] = {}
-    for one in series:
-        labels = one["metric"]
+    for sample in series:
+        labels = sample["metric"]
         found.setdefault(f"{labels['namespace']}/{labels['pod']}", set()).add(labels["cpu_id"])
     assert found == {
         "core/upf-0": {"2", "3"},

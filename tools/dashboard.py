@@ -1,6 +1,6 @@
-"""Writes the Grafana dashboard: `python -m tools.dashboard` makes deployment/grafana/sriov.json.
+"""Generates deployment/grafana/sriov.json, the Grafana dashboard: `python -m tools.dashboard`.
 
-The dashboard asks the metrics themselves and needs no recording rules.
+The dashboard queries the raw metrics, so it needs no recording rules.
 """
 
 from __future__ import annotations
@@ -32,26 +32,25 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 DASHBOARD = Path(__file__).parent.parent / "deployment/grafana/sriov.json"
 
-# Selectors: VFs by node and PF, pods by node, namespace and name.
+# Selectors: VFs by node and PF; by node alone; pods by node, namespace and name.
 VF = 'instance=~"$node", pf=~"$pf"'
 NODE = 'instance=~"$node"'
 POD = 'instance=~"$node", namespace=~"$namespace", pod=~"$pod"'
 
-# A series of each VF, also of those without counters where vfinfo is on.
+# One series per VF. With vfinfo enabled, this includes VFs without counters.
 ANY_VF = '__name__=~"sriov_vf_(rx_packets|info)"'
 
-# What a series is called in a panel.
+# Legends.
 VF_LEGEND = "{{instance}} {{pf}} VF {{vf}}"
 PF_LEGEND = "{{instance}} {{pf}}"
 POD_LEGEND = "{{namespace}}/{{pod}}"
 COLLECTOR_LEGEND = "{{instance}} {{collector}}"
 
-# Who holds which VF. Containers of one pod may share it, and so, by a claim, may pods: in a join
-# with the VFs' counters this is the side that has many.
-HELD = f"max by (instance, namespace, pod, pciAddr) (sriov_kubepoddevice{{{POD}}})"
+# VFs and the pods that use them. Containers of a pod can share a VF, and so can pods that share a
+# resource claim: in joins with VF counters this is the "many" side.
+USED = f"max by (instance, namespace, pod, pciAddr) (sriov_kubepoddevice{{{POD}}})"
 
-# What is known of each VF and PF, without the labels of the target that told it: they may be of
-# the same names as a pod's.
+# The info metrics of VFs and PFs, without target labels: those can clash with the labels of a pod.
 _VF_LABELS = "instance, pf, vf, pciAddr, numa_node, driver, netdev"
 _VF_LABELS += ", mac, vlan, trust, spoofchk, link_state"
 VF_INFO = f"group by ({_VF_LABELS}) (sriov_vf_info{{{VF}}})"
@@ -62,7 +61,7 @@ group by (instance, pf, pciAddr, numa_node, driver, reader, eswitch_mode) (
 
 _VF_NODES = f"""\
 group by (instance, namespace, pod, numa_node) (
-  {HELD}
+  {USED}
   * on (instance, pciAddr) group_left (numa_node)
   group by (instance, pciAddr, numa_node) ({{{ANY_VF}, {NODE}, numa_node!=""}})
 )"""
@@ -75,28 +74,28 @@ group by (instance, namespace, pod, numa_node) (
 
 
 def rate(*counters: str, selector: str = VF) -> str:
-    """Return the sum of some counters' rates for each VF, counted once if two jobs scrape it."""
+    """Return the sum of counters' rates per VF. A VF scraped by two jobs counts once."""
     rates = [f"rate(sriov_vf_{name}{{{selector}}}[$__rate_interval])" for name in counters]
-    return " + ".join(f"max by (instance, pf, vf, pciAddr) ({one})" for one in rates)
+    return " + ".join(f"max by (instance, pf, vf, pciAddr) ({term})" for term in rates)
 
 
 def of_vfs(expression: str) -> str:
-    """Return an expression without labels that say nothing to a person."""
+    """Return an expression without the labels that people do not need."""
     return f"sum by (instance, pf, vf) ({expression})"
 
 
 def of_pfs(expression: str) -> str:
-    """Return the sum over each PF's VFs."""
+    """Return the sum over the VFs of each PF."""
     return f"sum by (instance, pf) ({expression})"
 
 
 def of_pods(expression: str) -> str:
-    """Return the sum over the VFs that each pod holds; a pod is on one node."""
+    """Return the sum over the VFs that each pod uses. A pod runs on one node."""
     by_address = f"sum by (instance, pciAddr) ({expression})"
     return f"""\
 max by (namespace, pod) (
   sum by (instance, namespace, pod) (
-    {HELD}
+    {USED}
     * on (instance, pciAddr) group_left ()
     {by_address}
   )
@@ -104,18 +103,18 @@ max by (namespace, pod) (
 
 
 def vfs_of_pfs(metric: str) -> str:
-    """Return one of pfinfo's numbers for each PF, counted once if two jobs scrape it."""
+    """Return a pfinfo metric per PF. A PF scraped by two jobs counts once."""
     return f"max by (instance, pf, pciAddr) ({metric}{{{VF}}})"
 
 
 def of_collectors(aggregation: str, metric: str) -> str:
-    """Return one of the numbers about each collector, once if two jobs scrape it."""
+    """Return a metric per collector. A collector scraped by two jobs counts once."""
     return f"{aggregation} by (instance, collector) (sriov_scrape_collector_{metric}{{{NODE}}})"
 
 
 @dataclass
 class Panel:
-    """One panel: its kind of picture, and an expression for each name in the legend."""
+    """One panel: its title, its queries by legend, and how to draw them."""
 
     title: str
     queries: dict[str, str]
@@ -126,42 +125,42 @@ class Panel:
     description: str = ""
     red_from: float | None = None
     decimals: int | None = None
-    words: dict[str, tuple[str, str]] = field(default_factory=dict)  # value: text, colour
-    columns: tuple[str, ...] = ()  # of a table, in this order; others follow
+    words: dict[str, tuple[str, str]] = field(default_factory=dict)  # value: text, color
+    columns: tuple[str, ...] = ()  # first columns of a table, in this order
 
 
-def traffic(what: str, of: Callable[[str], str], selector: str, legend: str) -> list[Panel]:
-    """Return the panels of traffic, drops and errors for VFs, PFs or pods."""
+def traffic(per: str, of: Callable[[str], str], selector: str, legend: str) -> list[Panel]:
+    """Return the panels for traffic, drops and errors per VF, PF or pod."""
 
     def panel(title: str, unit: str, expression: str, width: int, description: str = "") -> Panel:
         return Panel(title, {legend: of(expression)}, unit, width=width, description=description)
 
-    def bits(way: str) -> str:
-        return f"8 * {rate(f'{way}_bytes', selector=selector)}"
+    def bits(direction: str) -> str:
+        return f"8 * {rate(f'{direction}_bytes', selector=selector)}"
 
     return [
-        panel(f"Received by {what}", "bps", bits("rx"), 12),
-        panel(f"Sent by {what}", "bps", bits("tx"), 12),
-        panel(f"Packets of {what}", "pps", rate("rx_packets", "tx_packets", selector=selector), 8),
+        panel(f"Received per {per}", "bps", bits("rx"), 12),
+        panel(f"Sent per {per}", "bps", bits("tx"), 12),
+        panel(f"Packets per {per}", "pps", rate("rx_packets", "tx_packets", selector=selector), 8),
         panel(
-            f"Drops of {what}",
+            f"Drops per {per}",
             "pps",
             rate("rx_dropped", "tx_dropped", selector=selector),
             8,
-            "Only where the kernel and the driver count both.",
+            "Received and sent packets. Requires a kernel and driver that count both.",
         ),
         panel(
-            f"Errors of {what}",
+            f"Errors per {per}",
             "pps",
             rate("tx_errors", selector=selector),
             8,
-            "On sending. Only drivers with statistics in sysfs count them.",
+            "Transmit errors. Requires a driver with VF counters in sysfs.",
         ),
     ]
 
 
-# A line for each VF is a lot to ask and to look at: this row is closed until somebody opens it.
-EACH_VF = "Each VF: choose nodes and PFs first"
+# One line per VF is expensive to query and hard to read, so this row starts collapsed.
+PER_VF = "Per VF (select nodes and PFs first)"
 
 AGE = f'time() - node_textfile_mtime_seconds{{{NODE}, file=~"(.*/)?sriov[^/]*"}}'
 
@@ -176,9 +175,9 @@ ROWS = {
         number("PFs", f"count({PF_INFO})"),
         number("VFs", f"sum({vfs_of_pfs('sriov_pf_num_vfs')})"),
         number(
-            "VFs that pods hold",
+            "VFs used by pods",
             f"count(group by (instance, pciAddr) ({{{ANY_VF}, {VF}}})"
-            f" and on (instance, pciAddr) {HELD}) or vector(0)",
+            f" and on (instance, pciAddr) {USED}) or vector(0)",
         ),
         number("Received", f"8 * sum({rate('rx_bytes')})", "bps"),
         number("Sent", f"8 * sum({rate('tx_bytes')})", "bps"),
@@ -191,38 +190,38 @@ ROWS = {
         number("Age of the oldest file", f"max({AGE})", "s", red_from=300),
     ],
     "PFs": [
-        *traffic("all VFs of a PF", of_pfs, VF, PF_LEGEND),
+        *traffic("PF (all VFs)", of_pfs, VF, PF_LEGEND),
         Panel(
-            "VFs of a PF",
+            "VFs per PF",
             {
-                f"{PF_LEGEND} exist": vfs_of_pfs("sriov_pf_num_vfs"),
-                f"{PF_LEGEND} possible": vfs_of_pfs("sriov_pf_total_vfs"),
+                f"{PF_LEGEND} created": vfs_of_pfs("sriov_pf_num_vfs"),
+                f"{PF_LEGEND} maximum": vfs_of_pfs("sriov_pf_total_vfs"),
             },
             width=24,
             height=6,
             decimals=0,
         ),
     ],
-    "Pods": traffic("all VFs of a pod", of_pods, NODE, POD_LEGEND),
-    "The busiest VFs": [
+    "Pods": traffic("pod (all VFs)", of_pods, NODE, POD_LEGEND),
+    "Top VFs": [
         Panel(
             "Busiest VFs",
             {VF_LEGEND: f"topk(10, 8 * {of_vfs(rate('rx_bytes', 'tx_bytes'))})"},
             "bps",
             "bargauge",
-            description="Received and sent together.",
+            description="Received plus sent traffic.",
         ),
         Panel(
-            "VFs that drop most",
+            "VFs with the most drops",
             {VF_LEGEND: f"topk(10, {of_vfs(rate('rx_dropped', 'tx_dropped'))})"},
             "pps",
             "bargauge",
         ),
     ],
-    EACH_VF: traffic("VFs", of_vfs, VF, VF_LEGEND),
+    PER_VF: traffic("VF", of_vfs, VF, VF_LEGEND),
     "NUMA alignment": [
         Panel(
-            "Pods' CPUs and VFs",
+            "NUMA alignment per pod",
             {
                 "": f"""\
 (
@@ -239,8 +238,8 @@ or
             },
             kind="table",
             width=24,
-            description="For a pod with CPUs to itself, and each NUMA node of its VFs: whether it"
-            " has CPUs there. Needs the collectors kubepoddevice and kubepodcpu, and"
+            description="For pods with exclusive CPUs: whether the pod has CPUs on each NUMA node"
+            " where it uses VFs. Requires the collectors kubepoddevice and kubepodcpu, and"
             " kube-state-metrics.",
             words={"0": ("other node", "red"), "1": ("same node", "green")},
             columns=("instance", "namespace", "pod", "numa_node", "Value"),
@@ -256,20 +255,20 @@ or
             columns=("instance", "pf", "pciAddr", "numa_node", "driver", "reader", "eswitch_mode"),
         ),
         Panel(
-            "VFs, and the pods that hold them",
+            "VFs and the pods that use them",
             {
                 "": f"""\
 {VF_INFO}
 * on (instance, pciAddr) group_left (namespace, pod)
-topk by (instance, pciAddr) (1, {HELD})
+topk by (instance, pciAddr) (1, {USED})
 or
 ({VF_INFO} unless on (instance, pciAddr) sriov_kubepoddevice)"""
             },
             kind="table",
             width=24,
             height=12,
-            description="Those of the chosen pods, and those that nobody holds; of pods that share"
-            " a VF, one. Needs --collector.vfinfo.",
+            description="VFs of the selected pods, and VFs that no pod uses. If pods share a VF,"
+            " only one of them is shown. Requires --collector.vfinfo.",
             columns=(
                 "instance",
                 "pf",
@@ -283,29 +282,29 @@ or
             ),
         ),
     ],
-    "The collection itself": [
+    "Collection": [
         Panel(
-            "Age of the file",
+            "Age of the metrics file",
             {"{{instance}}": AGE},
             "s",
             width=8,
-            description="Where node_exporter reads it.",
+            description="Requires node_exporter's textfile collector.",
             red_from=300,
         ),
         Panel(
-            "Collectors that succeed",
+            "Collector success",
             {COLLECTOR_LEGEND: of_collectors("min", "success")},
             width=8,
             decimals=0,
         ),
         Panel(
-            "Time that collectors take",
+            "Collector duration",
             {COLLECTOR_LEGEND: of_collectors("max", "duration_seconds")},
             "s",
             width=8,
         ),
         Panel(
-            "Inputs that were left out",
+            "Skipped inputs",
             {COLLECTOR_LEGEND: of_collectors("max", "skipped")},
             width=12,
             height=6,
@@ -329,7 +328,7 @@ def build() -> dashboard.Dashboard:
     board: dashboard.Dashboard = (
         dashboard.Dashboard("SR-IOV virtual functions")
         .uid("sriov-textfile")
-        .description("VFs, PFs and pods, from sriov-textfile.")
+        .description("SR-IOV VFs and PFs, and the pods that use them. Metrics from sriov-textfile.")
         .tags(["sriov", "network"])
         .time("now-1h", "now")
         .refresh("1m")
@@ -362,12 +361,12 @@ def build() -> dashboard.Dashboard:
     for title, panels in ROWS.items():
         row = dashboard.Row(title).id(next(numbers))
         built = [_built(panel).id(next(numbers)) for panel in panels]
-        if title == EACH_VF:
+        if title == PER_VF:
             row.collapsed(True)
             for panel in built:
                 row.with_panel(panel)
         board.with_row(row)
-        if title != EACH_VF:
+        if title != PER_VF:
             for panel in built:
                 board.with_panel(panel)
     return board
@@ -422,17 +421,17 @@ def _table(panel: Panel) -> Any:
         "organize", options={"excludeByName": hidden, "indexByName": order}
     )
     built = table.Panel().with_transformation(organize)
-    if "vf" in panel.columns:  # 10 is to come after 9
+    if "vf" in panel.columns:  # sort 10 after 9
         numbers = {"conversions": [{"targetField": "vf", "destinationType": "number"}]}
         built.with_transformation(model.DataTransformerConfig("convertFieldType", options=numbers))
     if panel.columns:
         by = {"sort": [{"field": panel.columns[0]}]}
         built.with_transformation(model.DataTransformerConfig("sortBy", options=by))
     if panel.words:
-        # On the column of values alone: the others are labels, and some of them numbers.
+        # Only for the value column: some of the label columns contain numbers, too.
         texts = {
-            value: model.ValueMappingResult(text=text, color=colour)
-            for value, (text, colour) in panel.words.items()
+            value: model.ValueMappingResult(text=text, color=color)
+            for value, (text, color) in panel.words.items()
         }
         properties = [
             model.DynamicConfigValue("mappings", [model.ValueMap(options=texts)]),
@@ -443,7 +442,7 @@ def _table(panel: Panel) -> Any:
 
 
 def _thresholds(panel: Panel) -> Any:
-    """Return red from where the panel says; Grafana's own default is red from 80."""
+    """Return thresholds that turn red at `red_from`. Grafana's default is red from 80."""
     steps = [model.Threshold(None, "blue" if panel.red_from is None else "green")]
     if panel.red_from is not None:
         steps.append(model.Threshold(panel.red_from, "red"))
@@ -452,7 +451,7 @@ def _thresholds(panel: Panel) -> Any:
 
 
 def rendered() -> str:
-    """Return the dashboard as the JSON that Grafana imports."""
+    """Return the dashboard as JSON for import into Grafana."""
     text: str = JSONEncoder(sort_keys=True, indent=2).encode(build().build())
     return f"{text}\n"
 
