@@ -1,1 +1,1 @@
-"""Benchmarks: what a run and a collection cost, as ratios measured side by side in one run."""
+"""Benchmarks of a run and of a collection, reported as ratios measured side by side."""

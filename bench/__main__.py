@@ -1,4 +1,4 @@
-"""`make bench`: prints the tables, writes them as JSON, and draws the plot."""
+"""`make bench`: prints tables, writes them as JSON and draws the plot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GROWTH = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 @contextmanager
 def host(pfs: int, vfs: int, sysfs: bool = True) -> Iterator[SimulatedHost]:
-    """Give a host whose rtnetlink answers from a process of its own."""
+    """Yield a simulated host with its rtnetlink server in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         simulated = SimulatedHost(
             Path(folder) / "host",
@@ -47,7 +47,7 @@ def host(pfs: int, vfs: int, sysfs: bool = True) -> Iterator[SimulatedHost]:
         )
         context = multiprocessing.get_context("fork")
         ready = context.Event()
-        server = context.Process(target=_answer, args=(simulated, ready), daemon=True)
+        server = context.Process(target=_serve_rtnetlink, args=(simulated, ready), daemon=True)
         server.start()
         ready.wait(10)
         try:
@@ -57,7 +57,7 @@ def host(pfs: int, vfs: int, sysfs: bool = True) -> Iterator[SimulatedHost]:
             server.join()
 
 
-def _answer(simulated: SimulatedHost, ready: Any) -> None:
+def _serve_rtnetlink(simulated: SimulatedHost, ready: Any) -> None:
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     with simulated.running():
         ready.set()
@@ -65,7 +65,7 @@ def _answer(simulated: SimulatedHost, ready: Any) -> None:
 
 
 def collections() -> dict[str, dict[str, measure.Spread]]:
-    """Measure a collection by each reader and size, in each of the three ways."""
+    """Measure a collection per reader and size, with each of the three implementations."""
     found = {}
     for reader in ("sysfs", "netlink"):
         for pfs, vfs in SIZES:
@@ -76,13 +76,13 @@ def collections() -> dict[str, dict[str, measure.Spread]]:
                     "floor": ways.Floor(simulated, reader),
                 }
                 if reader == "netlink" and vfs > 221:
-                    del candidates["obvious"]  # pyroute2 loses VFs there, or fails
+                    del candidates["obvious"]  # pyroute2 loses VFs or fails
                 found[f"{reader} {pfs}x{vfs}"] = measure.cpu_seconds(candidates)
     return found
 
 
 def growth() -> dict[str, dict[int, measure.Spread]]:
-    """Measure a collection of one PF as it grows, by reader, and the obvious way beside it."""
+    """Measure a collection of one PF with 8 to 1024 VFs, per reader, ours and the obvious way."""
     found: dict[str, dict[int, measure.Spread]] = {}
     for reader in ("sysfs", "netlink"):
         for vfs in GROWTH:
@@ -97,9 +97,9 @@ def growth() -> dict[str, dict[int, measure.Spread]]:
 
 
 def one_shot() -> dict[str, measure.Process]:
-    """Measure a whole run, 1 PF with 8 VFs, beside bare Python and the libraries' import."""
+    """Measure a whole run with 1 PF and 8 VFs, bare Python, and importing the libraries."""
     python = sys.executable
-    # As pip does when it installs; the environment may keep Python from doing so by itself.
+    # Compile, as pip does when it installs: PYTHONDONTWRITEBYTECODE may be set.
     compileall.compile_dir(PROJECT / "sriov_textfile", quiet=1)
     with host(1, 8) as simulated, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = f"--textfile.path={folder}/sriov.prom"
@@ -113,7 +113,7 @@ def one_shot() -> dict[str, measure.Process]:
 
 
 def decoding() -> dict[int, dict[str, measure.Spread]]:
-    """Measure decode_link, and pyroute2 where it finds all VFs."""
+    """Measure decode_link, and pyroute2 for as many VFs as it can decode."""
     found = {}
     for vfs in GROWTH:
         with host(1, vfs, sysfs=False) as simulated:
@@ -126,7 +126,7 @@ def decoding() -> dict[int, dict[str, measure.Spread]]:
 
 
 def rendering() -> dict[str, float]:
-    """Measure exposition alone, and what it makes, on 256 VFs with 9 counters."""
+    """Measure rendering of 256 VFs with 9 counters each, and the size of the output."""
     from sriov_textfile.exposition import render
 
     families = [Family(f"sriov_vf_counter_{n}", "counter", "A counter.") for n in range(9)]
@@ -140,30 +140,30 @@ def rendering() -> dict[str, float]:
     taken = measure.cpu_seconds({"render": lambda: render(families)}, seconds=1)["render"]
     return {
         "nanoseconds per sample": taken.median / samples * 1e9,
-        "series per VF by sysfs": len(families),
-        "series per VF by netlink": len(VF_STATS),
+        "series per VF, sysfs": len(families),
+        "series per VF, netlink": len(VF_STATS),
         "bytes per sample": len(render(families)) / samples,
     }
 
 
 def main() -> None:
-    """Run everything."""
+    """Run all benchmarks."""
     python = platform.python_version()
     RESULTS.parent.mkdir(exist_ok=True)
-    # Two CPUs of one machine may differ, and a thread may find itself on either.
+    # Pin to one CPU: the CPUs of a machine can differ in speed.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"Python {python}; medians, with quartiles in brackets", flush=True)
     runs = one_shot()
     _print_runs(runs)
     collected = collections()
     _print_collections(collected)
-    grown = growth()
-    _print_growth(grown)
-    _draw(grown)
+    by_vfs = growth()
+    _print_growth(by_vfs)
+    _draw(by_vfs)
     decoded = decoding()
     _print_decoding(decoded)
     rendered = rendering()
-    print("\nthe page")
+    print("\nthe output")
     for name, value in rendered.items():
         print(f"  {value:.0f} {name}")
     results = {
@@ -175,7 +175,7 @@ def main() -> None:
         },
         "growth": {
             way: {vfs: asdict(spread) for vfs, spread in spreads.items()}
-            for way, spreads in grown.items()
+            for way, spreads in by_vfs.items()
         },
         "decoding": {
             vfs: {way: asdict(spread) for way, spread in spreads.items()}
@@ -213,14 +213,14 @@ def _print_collections(found: dict[str, dict[str, measure.Spread]]) -> None:
 
 
 def _print_growth(found: dict[str, dict[int, measure.Spread]]) -> None:
-    print("\na collection of one PF, CPU time for each VF")
+    print("\na collection of one PF, CPU time per VF")
     for way, spreads in found.items():
         each = [f"{vfs}: {spread.median / vfs * 1e6:.1f}" for vfs, spread in spreads.items()]
         print(f"  {way:25} {'  '.join(each)} us", flush=True)
 
 
 def _draw(found: dict[str, dict[int, measure.Spread]]) -> None:
-    """Draw the growth into build/performance.svg."""
+    """Plot CPU time against the number of VFs into build/performance.svg."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -252,7 +252,7 @@ def _print_decoding(found: dict[int, dict[str, measure.Spread]]) -> None:
     print("\ndecoding a reply")
     for vfs, spreads in found.items():
         ours = spreads["ours"].median
-        line = f"  {vfs:5} VFs  ours {_ms(spreads['ours'])} = {ours / vfs * 1e6:.2f} us for each"
+        line = f"  {vfs:5} VFs  ours {_ms(spreads['ours'])} = {ours / vfs * 1e6:.2f} us per VF"
         if "pyroute2" in spreads:
             theirs = spreads["pyroute2"]
             line += f"  pyroute2 {_ms(theirs)}: ours is {ours / theirs.median:.4f} of it"

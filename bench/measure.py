@@ -1,4 +1,4 @@
-"""Measures ways of doing the same thing, in turns, so that the machine's moods hit all alike."""
+"""Measures alternatives in turn, so that noise on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Spread:
 def cpu_seconds(
     ways: Mapping[str, Callable[[], object]], seconds: float = 2.0, least: int = 7
 ) -> dict[str, Spread]:
-    """Return the CPU time that a call of each way takes in this process.
+    """Return the CPU time that one call of each way takes in this process.
 
-    Each is called in turn, several times over where one call is short, for `seconds` in all
-    and `least` rounds.
+    Calls them in turn for at least `seconds` in total and at least `least` rounds. A round repeats
+    short calls.
     """
     repeats = {}
     for name, way in ways.items():
@@ -40,7 +40,7 @@ def cpu_seconds(
         start = time.process_time()
         way()
         repeats[name] = max(1, int(0.005 / max(time.process_time() - start, 1e-6)))
-    # What this process has loaded besides must not be searched for garbage all the time.
+    # Keep the garbage collector from scanning everything loaded so far.
     gc.collect()
     gc.freeze()
     taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -57,14 +57,14 @@ def cpu_seconds(
 
 @dataclass(frozen=True)
 class Process:
-    """What a whole process takes: CPU and wall time in seconds, peak memory in KiB."""
+    """What a whole process used: CPU and wall time in seconds, peak memory in KiB."""
 
     cpu: Spread
     wall: Spread
     peak: Spread
 
 
-# Started by a process as small as itself: a child's peak memory begins with its parent's.
+# A small launcher: a child's peak memory starts at its parent's resident size.
 _LAUNCHER = """
 import os, sys, time
 start = time.perf_counter()
@@ -77,7 +77,7 @@ sys.stderr.write(f"{status} {usage.ru_utime + usage.ru_stime} {wall} {usage.ru_m
 
 
 def processes(ways: Mapping[str, Sequence[str]], rounds: int = 25) -> dict[str, Process]:
-    """Return what each command takes as the operating system accounts for it (wait4)."""
+    """Return what each command used, as accounted by the operating system (wait4)."""
     taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     for round in range(rounds + 1):
         for name, command in ways.items():
@@ -90,7 +90,7 @@ def processes(ways: Mapping[str, Sequence[str]], rounds: int = 25) -> dict[str, 
             status, cpu, wall, peak = (float(word) for word in done.stderr.split()[-4:])
             if status:
                 raise SystemExit(f"{name} failed: {done.stderr}")
-            if round:  # The first only warms up the caches.
+            if round:  # the first warms up the caches
                 taken[name].append((cpu, wall, peak))
     return {
         name: Process(*[Spread.of(column) for column in zip(*rows, strict=True)])

@@ -1,7 +1,7 @@
-"""Three ways to collect the same: ours, the obvious one with libraries, and the floor.
+"""Three implementations of a collection: ours, the obvious one with libraries, and the floor.
 
-The obvious way is what one would write with well-kept libraries and no thought of cost. The
-floor makes the system calls that the input takes, and nothing of what they return.
+The obvious one uses well-maintained libraries and no optimizations. The floor only makes the
+necessary system calls and ignores what they return.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LABELS = ("numa_node", "pciAddr", "pf", "vf")
 
 
 class Ours:
-    """What the program does for one collection, up to the bytes of the page."""
+    """The program's own collection, up to the bytes of the exposition."""
 
     def __init__(self, host: SimulatedHost, reader: str) -> None:
         arguments = [*host.flags, f"--collector.vfstatspriority={reader}"]
@@ -53,7 +53,7 @@ class Obvious(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield what the registry asks for."""
+        """Yield metric families to the registry."""
         families: dict[str, GaugeMetricFamily] = {}
         for device in sorted(self._host.bus.iterdir()):
             if not (device / "sriov_totalvfs").exists():
@@ -81,7 +81,7 @@ class Obvious(Collector):
         }
 
     def _netlink(self, pf: str) -> dict[int, dict[str, int]]:
-        message = ifinfmsg(_ask(self._host.rtnetlink, pf))
+        message = ifinfmsg(_request(self._host.rtnetlink, pf))
         message.decode()
         found = {}
         for entry in message.get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO"):
@@ -94,19 +94,19 @@ class Obvious(Collector):
 
 
 def pyroute2_full_decode(reply: bytes) -> int:
-    """Decode every attribute of every VF with pyroute2, which does so when it is looked at."""
+    """Decode every attribute of every VF with pyroute2, which decodes on access."""
 
-    def look_at(attribute: nla_base) -> int:
+    def decode(attribute: nla_base) -> int:
         nested = attribute.get("attrs", ()) if isinstance(attribute, dict) else ()
-        return 1 + sum([look_at(slot[1]) for slot in nested])  # slot[1] decodes it
+        return 1 + sum([decode(slot[1]) for slot in nested])  # slot[1] decodes the attribute
 
     message = ifinfmsg(reply)
     message.decode()
-    return look_at(message.get_attr("IFLA_VFINFO_LIST"))
+    return decode(message.get_attr("IFLA_VFINFO_LIST"))
 
 
 class Floor:
-    """The system calls that finding the PFs and VFs and reading their counters takes."""
+    """Only the system calls needed to find the PFs and VFs and to read their counters."""
 
     def __init__(self, host: SimulatedHost, reader: str) -> None:
         self._host = host
@@ -114,7 +114,7 @@ class Floor:
         self._vfs = {pf.vf_address(vf) for pf in host.pfs for vf in range(pf.vfs)}
 
     def __call__(self) -> None:
-        """Make them once."""
+        """Make the calls once."""
         bus = str(self._host.bus)
         connection = None
         for address in os.listdir(bus):
@@ -141,7 +141,7 @@ class Floor:
             connection.close()
 
     def _read_counters(self, path: str) -> None:
-        # As the calls are: one folder of the PF, one of each VF, and each file relative to it.
+        # Like the program: open each VF's folder once and read its files relative to it.
         for vf in os.listdir(path):
             folder = os.open(f"{path}/{vf}/stats", os.O_RDONLY)
             for name in os.listdir(folder):
@@ -162,7 +162,7 @@ def _try_to_read(path: str) -> bytes:
 
 
 def _connect(path: str) -> socket.socket:
-    """Connect to a simulated host's rtnetlink, or with no path to the kernel's."""
+    """Connect to a simulated host's rtnetlink socket, or without a path to the kernel."""
     if path:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(path)
@@ -178,13 +178,13 @@ def _exchange(connection: socket.socket, netdev: str) -> bytes:
     return connection.recv(length)
 
 
-def _ask(path: str, netdev: str) -> bytes:
+def _request(path: str, netdev: str) -> bytes:
     with _connect(path) as connection:
         return _exchange(connection, netdev)
 
 
 def reply_about(host: SimulatedHost) -> bytes:
-    """Return what rtnetlink says of the host's first PF, undecoded."""
+    """Return the raw rtnetlink reply for the host's first PF."""
     reply = host._describe(host.pfs[0].netdev, 1)
     assert reply
     return reply

@@ -1,1 +1,1 @@
-"""What the project's own commands share; no part of the program."""
+"""Development tools. Not part of the installed package."""

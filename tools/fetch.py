@@ -1,4 +1,4 @@
-"""Fetches Debian packages without installing them, into a cache outside the checkout."""
+"""Runs commands, and unpacks Debian packages into a cache without installing them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srio
 
 
 def say(message: str) -> None:
-    """Tell a person what is being done."""
+    """Print a progress message."""
     print(f"=> {message}", flush=True)
 
 
@@ -43,26 +43,26 @@ def run(
         if done.returncode == 0:
             return
         sys.stdout.write(done.stdout.decode(errors="replace")[-4000:])
-        say(f"failed ({attempt} of {tries}): {' '.join(words)[:200]}")
+        say(f"failed (attempt {attempt} of {tries}): {' '.join(words)[:200]}")
         if attempt < tries:
             time.sleep(5 * attempt)
     raise SystemExit(1)
 
 
 def debian_packages(packages: Sequence[str], folder: Path) -> Path:
-    """Unpack packages of this host's Debian into `folder`, if they are not there; return it.
+    """Download Debian packages and unpack them into `folder`, unless it exists; return `folder`.
 
-    Raises SystemExit where there is no apt-get or the packages cannot be had.
+    Raises SystemExit if the host has no apt-get or a download fails.
     """
     if folder.is_dir():
         return folder
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise SystemExit(
-            f"this needs {' and '.join(packages)} from Debian's packages: run it on Debian or a"
-            " system derived from it, where apt-get and dpkg are"
+            f"cannot fetch the Debian packages {' '.join(packages)}: no apt-get or dpkg found; run"
+            " this on Debian or a derivative"
         )
     say(f"fetching {', '.join(packages)}")
-    # Lists and archives of our own: it works without root and changes nothing of the system's.
+    # With its own lists and archives, apt-get needs no root and does not touch the system's.
     state = CACHE / "apt"
     for part in ("lists/partial", "archives/partial"):
         (state / part).mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def debian_packages(packages: Sequence[str], folder: Path) -> Path:
 
 
 def debian_mirror() -> str:
-    """Return the address of the Debian mirror that this host uses, or Debian's own."""
+    """Return the URL of the Debian mirror this host uses, or deb.debian.org."""
     apt = Path("/etc/apt")
     for source in [*apt.glob("sources.list.d/*.sources"), *apt.glob("**/*.list")]:
         for line in source.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Writes the table of flags into the README, between its two markers."""
+"""Writes the table of flags into the README, between two markers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ START, END = "<!-- flags -->\n", "<!-- end of flags -->\n"
 
 
 def main() -> None:
-    """Replace what stands between the markers."""
+    """Replace the text between the markers."""
     before, _, rest = README.read_text().partition(START)
     _, _, after = rest.partition(END)
     README.write_text(before + START + flags.reference() + END + after)

@@ -1,4 +1,4 @@
-"""Builds dist/sriov-textfile.pyz: the program in one file, the same bytes at each build."""
+"""Builds dist/sriov-textfile.pyz: the program as one file. Builds are reproducible."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TARGET = PROJECT / "dist/sriov-textfile.pyz"
 PACKAGE = PROJECT / "sriov_textfile"
 
 _MAIN = b"import sys\nfrom sriov_textfile.__main__ import main\nsys.exit(main())\n"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest that a zip file knows
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest timestamp a zip file can have
 
 
 def build(target: Path = TARGET) -> None:
-    """Write the archive, whose layout is that of Python's zipapp module."""
+    """Write the archive, with the layout of Python's zipapp module."""
     sources = {
         str(path.relative_to(PROJECT)): path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))
     }
