@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from pyroute2.netlink import nla_base
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from sriov_textfile import cli, exposition, flags
+from sriov_textfile import exposition, flags
 from sriov_textfile.gather import Gatherer
 from sriov_textfile.host import rtnetlink
 from sriov_textfile.log import Log
@@ -31,7 +31,7 @@ class Ours:
 
     def __init__(self, host: SimulatedHost, reader: str) -> None:
         arguments = [*host.flags, f"--collector.vfstatspriority={reader}"]
-        config = cli._config(flags.parse(arguments)[1], host.rtnetlink)
+        config = flags.config(flags.parse(arguments)[1], host.rtnetlink)
         self._gatherer = Gatherer(config, Log())
 
     def __call__(self) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from sriov_textfile.simulate.demo import pf, pods
-from sriov_textfile.simulate.kubernetes import SimulatedPod
+from sriov_textfile.simulate.pods import SimulatedPod
 from tools.fetch import CACHE, debian_packages
 
 # The pods that the demo simulates by default.

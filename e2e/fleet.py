@@ -18,7 +18,8 @@ from pathlib import Path
 
 from e2e.conftest import Prometheus, prometheus_reading, textfile_folder
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
-from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 from tests.conftest import PROGRAM
 
 RULES = sorted((Path(__file__).parent.parent / "deployment/prometheus/rules").glob("*.yml"))

@@ -58,7 +58,7 @@ def test_the_program_accepts_its_containers_arguments(path: Path) -> None:
     ]
     words, values = flags.parse([*ours["command"][1:], *ours["args"]])
     assert words in ([], ["serve"])
-    assert values["collector.kubepoddevice"] is True
+    assert values[flags.COLLECTOR_FLAGS["kubepoddevice"]] is True
 
 
 @pytest.mark.parametrize("path", DAEMONSETS, ids=name_of)

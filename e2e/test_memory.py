@@ -11,7 +11,7 @@ from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 # The real loop, with a Gatherer that counts collections and exits after the last.
 PROGRAM = """
 import sys
-from sriov_textfile import cli, flags, gather
+from sriov_textfile import flags, gather
 from sriov_textfile.log import Log
 from sriov_textfile.outputs import loop
 
@@ -28,7 +28,7 @@ class Counting(gather.Gatherer):
             raise SystemExit(0)
         return super().gather()
 
-config = cli._config(flags.parse(sys.argv[2:])[1], sys.argv[1])
+config = flags.config(flags.parse(sys.argv[2:])[1], sys.argv[1])
 log = Log()
 loop.run(Counting(config, log), config.textfile_path, config.interval, log)
 """

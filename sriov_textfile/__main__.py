@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """Run the program and return its exit code; 130 if the user interrupts it."""
     try:
-        # Imported here, so that an interrupt meanwhile shows no traceback either.
+        # Imported here, so that an interrupt during the import shows no traceback either.
         from sriov_textfile import cli
 
         return cli.main()

@@ -1,7 +1,7 @@
-"""From the command line to one mode of the program, and to an exit code.
+"""From the command line to one command, and to an exit code.
 
-0: the metrics were delivered, or doctor found nothing; 1: they could not be, or it found
-something; 2: the command line is wrong.
+0: the metrics were delivered, or doctor has no findings; 1: they could not be delivered, or
+doctor has findings; 2: the command line is wrong.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import sys
 
 from sriov_textfile import __version__, flags
-from sriov_textfile.collectors import COLLECTORS
-from sriov_textfile.config import Config
-from sriov_textfile.gather import Gatherer, missing
+from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.log import Log, say
 from sriov_textfile.outputs import once
 
@@ -19,112 +17,189 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sriov_textfile.config import Config
     from sriov_textfile.simulate.host import SimulatedHost
 
-_USAGE = """\
-usage: sriov-textfile [COMMAND] [FLAGS]
-
-Metrics of SR-IOV virtual functions, and of the pods and CPUs that use them, for Prometheus.
-
-commands:
-  collect   gather once and write --textfile.path=FILE.prom, or standard output (the default)
-            --interval=15s collects again and again until SIGTERM
-  serve     answer GET /metrics on --web.listen-address
-  doctor    show every PF and VF, and say why a metric is missing; --json for machines
-  demo      run any command on a simulated host; see sriov-textfile demo --help
-
-flags:
-"""
+_COMMANDS = {
+    "collect": "collect once, to --textfile.path=FILE.prom or standard output; with"
+    " --interval=15s in a loop until SIGTERM (the default command)",
+    "serve": "answer GET /metrics on --web.listen-address until SIGTERM",
+    "doctor": "show every PF and VF, and explain why a metric is missing; takes the flags of the"
+    " service that it examines",
+    "demo": "run any command on a simulated host: demo [COMMAND]",
+    "help": "print this help, or that of a command: help COMMAND",
+    "version": "print the version",
+}
+_PURPOSE = "Metrics of SR-IOV virtual functions, and of the pods and CPUs that use them."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program as the command line says and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run the program with the arguments of its command line and return its exit code."""
     try:
-        if arguments[:1] == ["demo"]:
-            from sriov_textfile.simulate import demo
-
-            with demo.host(arguments[1:]) as (paths, host):
-                table = (*flags.FLAGS, *demo.FLAGS)
-                return run([*paths, *arguments[1:]], table, host)
-        return run(arguments)
+        return run(sys.argv[1:] if arguments is None else arguments)
     except flags.FlagError as error:
         say(f"sriov-textfile: {error}")
         return 2
-    except ModuleNotFoundError as error:
-        say(f"sriov-textfile: {missing(error)}")
-        return 1
-    except OSError as error:  # The demo's, for the program itself handles its own.
-        say(f"sriov-textfile: {error}")
-        return 1
 
 
-def run(
-    arguments: Sequence[str],
-    table: Sequence[flags.Flag] = flags.FLAGS,
-    host: SimulatedHost | None = None,
-) -> int:
-    """Run any command but demo and return the exit code.
+def run(arguments: Sequence[str], host: SimulatedHost | None = None) -> int:
+    """Run a command and return the exit code, with a simulated host in place of the kernel.
 
-    A simulated `host` answers in the kernel's stead. Raises FlagError.
+    Raises FlagError.
     """
-    words, values = flags.parse(arguments, table)
-    if values["help"]:
-        return _show(_USAGE + flags.usage(table))
-    if values["version"]:
+    words, values = flags.parse(arguments)
+    demo = words[:1] == ["demo"]
+    words = words[demo:]
+    if values[flags.HELP] or words[:1] == ["help"]:
+        return _show(_help([word for word in words if word != "help"], demo))
+    if values[flags.VERSION] or words == ["version"]:
         return _show(f"sriov-textfile {__version__} (Python {sys.version.partition(' ')[0]})\n")
-    command = " ".join(words) or "collect"
-    if "demo" in words:
-        raise flags.FlagError("demo must be the first word: sriov-textfile demo [COMMAND] [FLAGS]")
-    if command not in ("collect", "serve", "doctor"):
-        raise flags.FlagError(
-            f"unknown command {command}; use collect, serve, doctor or demo,"
-            " and give a boolean flag its value as --flag=false"
-        )
-    config = _config(values, host.rtnetlink if host else "")
+    command = _command(words)
+    values.check(*(["demo"] if demo else []), command)
+    if demo and host is None:
+        return _demo(arguments, command, values)
+    config = flags.config(values, host.rtnetlink if host else "")
     if command == "doctor":
-        return _doctor(config, bool(values["json"]), host)
-    if values["json"]:
-        raise flags.FlagError("--json goes with doctor")
+        return _doctor(config, values[flags.JSON], host)
     log = Log(config.log_level, config.log_format)
+    if command == "serve":
+        return _serve(config, log)
+    return _loop(config, log) if config.interval else _collect(config, log)
+
+
+def _command(words: Sequence[str]) -> str:
+    """Return the command; raises FlagError for anything but one that can run."""
+    if not words:
+        return "collect"
+    command, *more = words
+    if command in ("true", "false"):
+        raise flags.FlagError(
+            f"unexpected word {command}; give a boolean flag its value as --flag={command}"
+        )
+    if command not in ("collect", "serve", "doctor"):
+        near = flags.similar(command, _COMMANDS)
+        hint = f"did you mean {near}?" if near else f"commands: {', '.join(_COMMANDS)}"
+        raise flags.FlagError(f"unknown command {command}; {hint}")
+    if more:
+        raise flags.FlagError(f"unexpected word {more[0]} after {command}; see --help")
+    return command
+
+
+def _help(words: Sequence[str], demo: bool) -> str:
+    """Return the help of a command, or of the program; raises FlagError."""
+    names = [*["demo"] * demo, *words]
+    if not names:
+        commands = "".join([_wrapped(f"  {name:<9} ", text) for name, text in _COMMANDS.items()])
+        usage = "[COMMAND] [FLAGS]"
+        return (
+            f"usage: sriov-textfile {usage}\n\n{_PURPOSE}\n\n"
+            f"commands:\n{commands}\nflags:\n{flags.usage()}"
+        )
+    usage, purpose = " ".join(names), "; ".join([_COMMANDS.get(name, "") for name in names])
+    if names == ["demo"]:
+        usage, names = "demo [COMMAND]", ["demo", "collect"]
+    else:
+        _command(words)
+    return (
+        f"usage: sriov-textfile {usage} [FLAGS]\n\n{_wrapped('', purpose)}\n"
+        f"flags:\n{flags.usage(*names)}"
+    )
+
+
+def _wrapped(start: str, text: str) -> str:
+    import textwrap  # Only for help.
+
+    indent = " " * len(start)
+    return textwrap.fill(text, 80, initial_indent=start, subsequent_indent=indent) + "\n"
+
+
+def _demo(arguments: Sequence[str], command: str, values: flags.Values) -> int:
+    from sriov_textfile.simulate import demo
+
+    try:
+        with demo.host(values[flags.PFS], values[flags.VFS]) as (paths, host):
+            code = run([*paths, *arguments], host)
+        if command == "collect" and not values[flags.TEXTFILE_PATH]:
+            for line in demo.next_steps(values[flags.PFS]).splitlines():
+                say(line)
+    except OSError as error:  # The demo's own: the program itself handles those of the host.
+        say(
+            f"sriov-textfile: the demo cannot create its simulated host: {error};"
+            " set TMPDIR to a folder that you can write to"
+        )
+        return 1
+    return code
+
+
+def _collect(config: Config, log: Log) -> int:
     gatherer = Gatherer(config, log)
-    return (_serve if command == "serve" else _collect)(gatherer, config, log)
-
-
-def _collect(gatherer: Gatherer, config: Config, log: Log) -> int:
-    if config.interval:
-        from sriov_textfile.outputs import loop
-
-        loop.run(gatherer, config.textfile_path, config.interval, log)
-        return 0
     try:
         once.collect(gatherer, config.textfile_path)
+        if not config.textfile_path and gatherer.count() == (0, 0):
+            say("sriov-textfile: found no PF; run sriov-textfile doctor to see why")
     except once.DeliveryError as error:
-        log.error(str(error))
+        log.problems("delivery", {"error": [error.problem]})
         return 1
+    except GatherError:  # The log has it already.
+        pass
     return 0
 
 
-def _serve(gatherer: Gatherer, config: Config, log: Log) -> int:
-    for name, given in (("interval", config.interval), ("textfile.path", config.textfile_path)):
-        if given:
-            raise flags.FlagError(f"--{name} goes with collect; serve collects when it is asked")
+def _loop(config: Config, log: Log) -> int:
+    if missing := _missing("--interval"):
+        return missing
+    from sriov_textfile.outputs import loop
+
+    gatherer = Gatherer(config, log)
+    _log_start(gatherer, log, "loop", path=config.textfile_path or "standard output")
+    loop.run(gatherer, config.textfile_path, config.interval, log)
+    return 0
+
+
+def _serve(config: Config, log: Log) -> int:
+    if missing := _missing("serve"):
+        return missing
     from sriov_textfile.outputs import http
 
+    gatherer = Gatherer(config, log)
+
+    def started(address: str) -> None:
+        _log_start(gatherer, log, "serve", address=address)
+
     try:
-        http.serve(gatherer, config, log)
+        http.serve(gatherer, config, log, started)
     except http.ListenError as error:
         log.error(str(error))
         return 1
     return 0
 
 
-def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
-    from sriov_textfile.doctor import examine, findings, show
-    from sriov_textfile.host import nic
+def _log_start(gatherer: Gatherer, log: Log, mode: str, **where: str) -> None:
+    try:
+        pfs, vfs = gatherer.count()
+    except GatherError:  # Each collection reports why.
+        log.info("started", version=__version__, mode=mode, **where)
+    else:
+        log.info("started", version=__version__, mode=mode, **where, pfs=pfs, vfs=vfs)
+
+
+def _missing(mode: str) -> int:
+    """Return 1, after a message, if a package is missing that the mode needs; else 0."""
+    from sriov_textfile import packages
 
     try:
-        report = examine.examine(config, host.nic if host else nic.describe)
+        packages.require(mode)
+    except packages.MissingPackageError as error:
+        say(f"sriov-textfile: {error}")
+        return 1
+    return 0
+
+
+def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
+    from sriov_textfile.doctor import examine, findings, show
+
+    try:
+        report = examine.examine(config, host.nic if host else None)
     except examine.ExamineError as error:
         say(f"sriov-textfile: {error}")
         return 1
@@ -141,29 +216,3 @@ def _show(text: str) -> int:
         say(f"sriov-textfile: {error}")
         return 1
     return 0
-
-
-def _config(values: dict[str, object], rtnetlink: str) -> Config:
-    priority = values["collector.vfstatspriority"]
-    assert isinstance(priority, tuple)
-    return Config(
-        collectors=frozenset(c.name for c in COLLECTORS if values[f"collector.{c.name}"]),
-        vfstats_priority=tuple(reader for reader in priority if values[f"collector.{reader}"]),
-        pf_include=values["collector.pf-include"],
-        pf_exclude=values["collector.pf-exclude"],
-        cpucheckpoint=values["path.cpucheckpoint"],
-        kubecgroup=values["path.kubecgroup"],
-        kubeletsocket=values["path.kubeletSocket"],
-        nodecpuinfo=values["path.nodecpuinfo"],
-        sysbuspci=values["path.sysbuspci"],
-        sysclassnet=values["path.sysclassnet"],
-        textfile_path=values["textfile.path"],
-        interval=values["interval"],
-        timeout=values["timeout"],
-        listen_address=values["web.listen-address"],
-        rate_burst=values["web.rate-burst"],
-        rate_limit=values["web.rate-limit"],
-        log_level=values["log.level"],
-        log_format=values["log.format"],
-        rtnetlink=rtnetlink,
-    )

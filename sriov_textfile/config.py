@@ -5,18 +5,20 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
+    from dataclasses import dataclass
+else:
+
+    def dataclass(**_unused):
+        """Stand in for the real decorator, whose import takes longer than a small collection."""
+        return lambda cls: cls
 
 
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    """The value of every flag (flags.py has the table), and where rtnetlink is spoken.
-
-    Built once, from the command line; assigning to it afterwards raises AttributeError. A
-    frozen dataclass would say the same, but importing dataclasses takes longer than a whole
-    collection on a small host.
-    """
+    """The settings of a run; flags.config() makes them from the command line."""
 
     collectors: frozenset[str]  # names of the collectors that are on
-    vfstats_priority: tuple[str, ...]  # readers of VF counters, in the order they are asked
+    vfstats_priority: tuple[str, ...]  # readers of VF counters, in the order to try them
     pf_include: re.Pattern[str] | None
     pf_exclude: re.Pattern[str] | None
     cpucheckpoint: str
@@ -33,10 +35,12 @@ class Config:
     rate_limit: int
     log_level: str
     log_format: str
-    rtnetlink: str  # path of a unix socket that speaks rtnetlink; "" is the kernel
+    rtnetlink: str  # path of a unix socket that stands in for the kernel's; "" is the kernel
 
-    def __init__(self, **settings: object) -> None:
-        self.__dict__.update(settings)
+    if not TYPE_CHECKING:
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"Config is fixed: cannot set {name}")
+        def __init__(self, **settings):
+            self.__dict__.update(settings)
+
+        def __setattr__(self, name, value):
+            raise AttributeError(f"Config is fixed: cannot set {name}")

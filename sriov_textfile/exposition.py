@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def render(families: Iterable[Family]) -> bytes:
-    """Return the families as text, in their order; a family without samples is left out."""
+    """Return the families as text, in the given order; a family without samples is left out."""
     lines = []
     for family in families:
         if not family.samples:

@@ -1,4 +1,4 @@
-"""The table of flags, and their parsing as Go programs do it.
+"""The table of flags, their parsing as in Go programs, and the Config that they make.
 
 The table is the one source for parsing, for --help and for the reference in the README.
 """
@@ -7,29 +7,81 @@ from __future__ import annotations
 
 from sriov_textfile import log
 from sriov_textfile.collectors import COLLECTORS
+from sriov_textfile.config import Config
+from sriov_textfile.host.readers import READERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Generic, TypeVar
 
-READERS = ("sysfs", "netlink")
+    Value_co = TypeVar("Value_co", covariant=True)
+else:
+    Value_co = None
+
+    class Generic:
+        """Stand in for typing's, whose import takes a quarter of a run."""
+
+        __slots__ = ()
+
+        def __class_getitem__(cls, parameter):
+            return cls
 
 
 class FlagError(ValueError):
-    """Raised for a wrong command line; says in one line what is wrong and how to mend it."""
+    """Raised for a wrong command line; says in one line what is wrong and how to fix it."""
 
 
-class Flag:
-    """One flag. `parse` makes its value of a text and raises ValueError with the mend."""
+class Flag(Generic[Value_co]):
+    """One flag: `parse` makes a value of its text, and raises ValueError with a hint.
 
-    __slots__ = ("default", "help", "name", "parse")
+    `commands` are those that accept the flag; without any, all of them do.
+    """
 
-    def __init__(self, name: str, parse: Callable[[str], object], default: str, help: str) -> None:
+    __slots__ = ("commands", "default", "help", "name", "parse")
+
+    def __init__(
+        self,
+        name: str,
+        parse: Callable[[str], Value_co],
+        default: str,
+        help: str,
+        *commands: str,
+    ) -> None:
         self.name = name
         self.parse = parse
         self.default = default
         self.help = help
+        self.commands = commands
+
+
+class Values:
+    """The value of every flag, given on the command line or by default."""
+
+    def __init__(self, given: dict[str, object]) -> None:
+        self._given = given
+
+    def __getitem__(self, flag: Flag[Value_co]) -> Value_co:
+        """Return the value of a flag."""
+        if flag.name in self._given:
+            value: Value_co = self._given[flag.name]  # type: ignore[assignment]
+            return value
+        return flag.parse(flag.default)
+
+    def check(self, *commands: str) -> None:
+        """Raise FlagError if a flag was given that none of the commands accepts."""
+        for flag in FLAGS:
+            if flag.name in self._given and not _accepts(commands, flag):
+                command = flag.commands[0]
+                raise FlagError(
+                    f"--{flag.name} is a flag of {command}, not of {commands[-1]};"
+                    f" see sriov-textfile {command} --help"
+                )
+
+
+def _accepts(commands: Iterable[str], flag: Flag[Value_co]) -> bool:
+    return not flag.commands or any(command in flag.commands for command in commands)
 
 
 def boolean(text: str) -> bool:
@@ -66,7 +118,7 @@ def interval(text: str) -> float:
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return a parser that takes a whole number between two bounds."""
+    """Return a parser of whole numbers between two bounds."""
 
     def parse(text: str) -> int:
         digits = text.isascii() and text.isdecimal() and len(text) < 8
@@ -81,22 +133,23 @@ def regexp(text: str) -> re.Pattern[str] | None:
     """Return a compiled regular expression, or None for an empty text."""
     if not text:
         return None
-    import re  # Costs 6 ms, and most runs have no use for it.
+    import re  # It takes 6 ms to import, and most runs have no regular expression.
     import warnings
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # [[:alpha:]] is for Python a set, and a warning
+            warnings.simplefilter("error")  # Python reads [[:alpha:]] as a set, and warns
             return re.compile(text)
     except (re.error, OverflowError, RecursionError, Warning) as error:
-        raise ValueError(f"use a regular expression as Python has them ({error})") from None
+        raise ValueError(f"use a regular expression in Python's syntax ({error})") from None
 
 
 def readers(text: str) -> tuple[str, ...]:
-    """Return the readers in a comma-separated list, each once."""
+    """Return the names of readers in a comma-separated list, each once."""
+    known = [reader.name for reader in READERS]
     names = [name.strip().lower() for name in text.split(",")]
-    if any(name not in READERS for name in names):
-        raise ValueError(f"use a list of the readers {' and '.join(READERS)}: {','.join(READERS)}")
+    if any(name not in known for name in names):
+        raise ValueError(f"use a list of the readers {' and '.join(known)}: {','.join(known)}")
     return tuple(dict.fromkeys(names))
 
 
@@ -121,7 +174,7 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """Return a parser that takes one of some words."""
+    """Return a parser that accepts one of some words."""
 
     def parse(text: str) -> str:
         if text.lower() not in choices:
@@ -131,58 +184,153 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-FLAGS = (
-    *(
-        Flag(f"collector.{c.name}", boolean, str(c.default).lower(), f"collect {c.help}")
-        for c in COLLECTORS
-    ),
-    Flag("collector.netlink", boolean, "true", "let the netlink reader read VF counters"),
-    Flag("collector.sysfs", boolean, "true", "let the sysfs reader read VF counters"),
-    Flag(
-        "collector.vfstatspriority",
-        readers,
-        ",".join(READERS),
-        "readers of VF counters in the order they are asked",
-    ),
-    Flag("collector.pf-include", regexp, "", "regular expression: only PFs whose netdev matches"),
-    Flag("collector.pf-exclude", regexp, "", "regular expression: no PFs whose netdev matches"),
-    Flag("path.cpucheckpoint", str, "/var/lib/kubelet/cpu_manager_state", "CPU manager checkpoint"),
-    Flag("path.kubecgroup", str, "/sys/fs/cgroup/cpuset/kubepods/", "Kubernetes' cgroups"),
-    Flag(
-        "path.kubeletSocket",
-        str,
-        "/var/lib/kubelet/pod-resources/kubelet.sock",
-        "kubelet's PodResources socket",
-    ),
-    Flag("path.nodecpuinfo", str, "/sys/devices/system/node/", "NUMA nodes and their CPUs"),
-    Flag("path.sysbuspci", str, "/sys/bus/pci/devices", "PCI devices"),
-    Flag("path.sysclassnet", str, "/sys/class/net/", "network devices"),
-    Flag("textfile.path", prom_path, "", "file to write, FILE.prom; standard output without one"),
-    Flag("interval", interval, "", "collect again and again, this long after each collection"),
-    Flag("timeout", duration, "10s", "how long one whole collection may take"),
-    Flag("web.listen-address", listen_address, ":9808", "address that serve listens on"),
-    Flag("web.rate-burst", whole_number(1, 1_000_000), "10", "requests that serve answers at once"),
-    Flag(
-        "web.rate-limit", whole_number(1, 1_000_000), "1", "requests that serve answers each second"
-    ),
-    Flag("log.level", one_of(*log.LEVELS), "info", "least level that is logged"),
-    Flag("log.format", one_of(*log.FORMATS), "logfmt", "format of log lines: logfmt or json"),
-    Flag("json", boolean, "false", "let doctor print JSON"),
-    Flag("help", boolean, "false", "print this help"),
-    Flag("version", boolean, "false", "print the version"),
+COLLECTOR_FLAGS = {
+    collector.name: Flag(
+        f"collector.{collector.name}",
+        boolean,
+        str(collector.default).lower(),
+        f"collect {collector.help}",
+    )
+    for collector in COLLECTORS
+}
+READER_FLAGS = {
+    reader.name: Flag(
+        f"collector.{reader.name}", boolean, "true", f"read VF counters by the {reader.name} reader"
+    )
+    for reader in READERS
+}
+PRIORITY = Flag(
+    "collector.vfstatspriority",
+    readers,
+    ",".join([reader.name for reader in READERS]),
+    "readers of VF counters, in the order to try them",
+)
+PF_INCLUDE = Flag(
+    "collector.pf-include", regexp, "", "regular expression: only PFs whose netdev matches"
+)
+PF_EXCLUDE = Flag(
+    "collector.pf-exclude", regexp, "", "regular expression: no PFs whose netdev matches"
+)
+CPUCHECKPOINT = Flag(
+    "path.cpucheckpoint",
+    str,
+    "/var/lib/kubelet/cpu_manager_state",
+    "checkpoint of the kubelet's CPU manager",
+)
+KUBECGROUP = Flag("path.kubecgroup", str, "/sys/fs/cgroup/cpuset/kubepods/", "cgroups of the pods")
+KUBELETSOCKET = Flag(
+    "path.kubeletSocket",
+    str,
+    "/var/lib/kubelet/pod-resources/kubelet.sock",
+    "PodResources socket of the kubelet",
+)
+NODECPUINFO = Flag(
+    "path.nodecpuinfo", str, "/sys/devices/system/node/", "NUMA nodes and their CPUs"
+)
+SYSBUSPCI = Flag("path.sysbuspci", str, "/sys/bus/pci/devices", "PCI devices")
+SYSCLASSNET = Flag("path.sysclassnet", str, "/sys/class/net/", "network devices")
+TIMEOUT = Flag("timeout", duration, "10s", "time limit for one whole collection")
+LOG_LEVEL = Flag("log.level", one_of(*log.LEVELS), "info", "lowest level that is logged")
+LOG_FORMAT = Flag("log.format", one_of(*log.FORMATS), "logfmt", "format of log lines: logfmt, json")
+TEXTFILE_PATH = Flag(
+    "textfile.path",
+    prom_path,
+    "",
+    "file to write, FILE.prom; the default is standard output",
+    "collect",
+    "doctor",
+)
+INTERVAL = Flag(
+    "interval", interval, "", "collect in a loop, with this pause between", "collect", "doctor"
+)
+LISTEN_ADDRESS = Flag(
+    "web.listen-address", listen_address, ":9808", "address to listen on", "serve", "doctor"
+)
+RATE_BURST = Flag(
+    "web.rate-burst",
+    whole_number(1, 1_000_000),
+    "10",
+    "requests that are answered at once",
+    "serve",
+    "doctor",
+)
+RATE_LIMIT = Flag(
+    "web.rate-limit",
+    whole_number(1, 1_000_000),
+    "1",
+    "requests that are answered per second",
+    "serve",
+    "doctor",
+)
+JSON = Flag("json", boolean, "false", "print JSON", "doctor")
+PFS = Flag("pfs", whole_number(1, 64), "3", "PFs of the simulated host", "demo")
+VFS = Flag("vfs", whole_number(0, 1024), "8", "VFs of each of them", "demo")
+HELP = Flag("help", boolean, "false", "print this help")
+VERSION = Flag("version", boolean, "false", "print the version")
+
+FLAGS: tuple[Flag[object], ...] = (
+    *COLLECTOR_FLAGS.values(),
+    *READER_FLAGS.values(),
+    PRIORITY,
+    PF_INCLUDE,
+    PF_EXCLUDE,
+    CPUCHECKPOINT,
+    KUBECGROUP,
+    KUBELETSOCKET,
+    NODECPUINFO,
+    SYSBUSPCI,
+    SYSCLASSNET,
+    TEXTFILE_PATH,
+    INTERVAL,
+    TIMEOUT,
+    LISTEN_ADDRESS,
+    RATE_BURST,
+    RATE_LIMIT,
+    LOG_LEVEL,
+    LOG_FORMAT,
+    JSON,
+    PFS,
+    VFS,
+    HELP,
+    VERSION,
 )
 
 
-def parse(
-    arguments: Sequence[str], flags: Sequence[Flag] = FLAGS
-) -> tuple[list[str], dict[str, object]]:
-    """Return the words of a command line, and every flag's value by its name.
+def config(values: Values, rtnetlink: str = "") -> Config:
+    """Return the Config; `rtnetlink` is the socket of a simulated host instead of the kernel's."""
+    return Config(
+        collectors=frozenset([name for name, flag in COLLECTOR_FLAGS.items() if values[flag]]),
+        vfstats_priority=tuple([name for name in values[PRIORITY] if values[READER_FLAGS[name]]]),
+        pf_include=values[PF_INCLUDE],
+        pf_exclude=values[PF_EXCLUDE],
+        cpucheckpoint=values[CPUCHECKPOINT],
+        kubecgroup=values[KUBECGROUP],
+        kubeletsocket=values[KUBELETSOCKET],
+        nodecpuinfo=values[NODECPUINFO],
+        sysbuspci=values[SYSBUSPCI],
+        sysclassnet=values[SYSCLASSNET],
+        textfile_path=values[TEXTFILE_PATH],
+        interval=values[INTERVAL],
+        timeout=values[TIMEOUT],
+        listen_address=values[LISTEN_ADDRESS],
+        rate_burst=values[RATE_BURST],
+        rate_limit=values[RATE_LIMIT],
+        log_level=values[LOG_LEVEL],
+        log_format=values[LOG_FORMAT],
+        rtnetlink=rtnetlink,
+    )
 
-    -flag, --flag and --flag=value are understood as Go's package flag does it, with --no-flag
-    for a boolean, in any case of letters; the last of several wins. Raises FlagError.
+
+def parse(arguments: Sequence[str]) -> tuple[list[str], Values]:
+    """Return the words of a command line and the values of the flags.
+
+    As in Go's package flag, -flag, --flag and --flag=value are equivalent; --no-flag turns a
+    boolean off, names are case-insensitive, and the last of several wins. -h is --help. Raises
+    FlagError.
     """
-    known = {flag.name.lower(): flag for flag in flags}
-    values = {flag.name: flag.parse(flag.default) for flag in flags}
+    known = {flag.name.lower(): flag for flag in FLAGS}
+    known["h"] = HELP
+    given: dict[str, object] = {}
     words = []
     rest = list(arguments)
     while rest:
@@ -206,40 +354,60 @@ def parse(
                 raise FlagError(f"--{flag.name} needs a value: --{flag.name}=VALUE")
             text = rest.pop(0)
         try:
-            values[flag.name] = flag.parse(text)
+            given[flag.name] = flag.parse(text)
         except ValueError as error:
             raise FlagError(f"--{flag.name}={text[:200]}: {error}") from None
-    return words, values
+    return words, Values(given)
 
 
-def _negated(name: str, known: dict[str, Flag]) -> Flag | None:
+def _negated(name: str, known: dict[str, Flag[object]]) -> Flag[object] | None:
     if not name.lower().startswith("no-"):
         return None
     flag = known.get(name.lower()[3:])
     return flag if flag and flag.parse is boolean else None
 
 
-def _unknown(argument: str, name: str, known: dict[str, Flag]) -> str:
-    import difflib  # For this message only.
-
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    mend = f"did you mean --{known[near[0]].name}?" if near else "see --help"
-    return f"unknown flag {argument}; {mend}"
+def _unknown(argument: str, name: str, known: dict[str, Flag[object]]) -> str:
+    near = similar(name.lower(), known)
+    hint = f"did you mean --{known[near].name}?" if near else "see --help"
+    return f"unknown flag {argument}; {hint}"
 
 
-def reference(flags: Sequence[Flag] = FLAGS) -> str:
+def similar(word: str, known: Iterable[str]) -> str:
+    """Return the known word that is most like a misspelled one, or "" if none is."""
+    import difflib  # Only for the message about a wrong command line.
+
+    return "".join(difflib.get_close_matches(word, known, n=1))
+
+
+def reference() -> str:
     """Return the table as Markdown."""
     rows = [
-        f"| `{flag.name}` | {f'`{flag.default}`' if flag.default else ''} | {flag.help} |\n"
-        for flag in flags
+        f"| `{flag.name}` | {f'`{flag.default}`' if flag.default else ''} | {_described(flag)} |\n"
+        for flag in FLAGS
     ]
     return "".join(["| flag | default | |\n|---|---|---|\n", *rows])
 
 
-def usage(flags: Sequence[Flag] = FLAGS) -> str:
-    """Return the table as --help prints it."""
+def _described(flag: Flag[object]) -> str:
+    return f"{flag.commands[0]}: {flag.help}" if flag.commands else flag.help
+
+
+def usage(*commands: str) -> str:
+    """Return the flags that commands accept as --help prints them: first those of their own."""
+    accepted = [flag for flag in FLAGS if not commands or _accepts(commands, flag)]
+    accepted.sort(key=lambda flag: _rank(flag, commands))
     lines = []
-    for flag in flags:
+    for flag in accepted:
         default = f" (default {flag.default})" if flag.default not in ("", "false") else ""
-        lines.append(f"  --{flag.name}\n        {flag.help}{default}\n")
+        help = flag.help if commands else _described(flag)
+        lines.append(f"  --{flag.name}\n        {help}{default}\n")
     return "".join(lines)
+
+
+def _rank(flag: Flag[object], commands: Sequence[str]) -> int:
+    """Return the place of a flag's group in --help: demo's, a command's own, those of all."""
+    for place, command in enumerate(commands):
+        if command in flag.commands[:1]:
+            return place
+    return len(commands)

@@ -1,132 +1,148 @@
-"""Runs the collectors that are on, within one deadline, and adds the metrics about the run."""
+"""Runs the collectors that are on, until a deadline, and adds the metrics about the run."""
 
 from __future__ import annotations
 
 import sys
 import time
-from _thread import allocate_lock, start_new_thread
 
 from sriov_textfile import __version__
 from sriov_textfile.collectors import COLLECTORS
-from sriov_textfile.host.snapshot import Snapshot
+from sriov_textfile.deadline import Task
 from sriov_textfile.metrics import Family, labels
+from sriov_textfile.problems import Problem, ProblemError
+from sriov_textfile.snapshot import Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sriov_textfile.collectors import Collector
     from sriov_textfile.config import Config
     from sriov_textfile.log import Log
 
 
-# Packages whose names are not those of their modules.
-_PACKAGES = {"google": "protobuf", "grpc": "grpcio", "prometheus_client": "prometheus-client"}
-
-
-class GatherError(Exception):
-    """Raised when a collection did not end within the flag `timeout`, or could not start."""
+class GatherError(ProblemError):
+    """Raised when a collection did not finish within the flag `timeout`, or could not start."""
 
 
 class Gatherer:
-    """Gathers all metrics, one collection at a time.
-
-    A collection runs in a thread of its own, because a system call that waits for a driver
-    cannot be interrupted: the caller goes on at the deadline, whatever the thread waits for.
-    """
+    """Gathers all metrics, one collection at a time."""
 
     def __init__(self, config: Config, log: Log) -> None:
         self._config = config
         self._log = log
-        self._collection: _Collection | None = None
+        self._task: Task | None = None
+        self._snapshot: Snapshot | None = None  # of that task
 
     def gather(self) -> list[Family]:
         """Return the families of all collectors and of the run itself.
 
-        A collector that fails is logged and told by `sriov_scrape_collector_success`. Raises
+        What fails or is left out is logged, and counted in `sriov_scrape_collector_*`. Raises
         GatherError, after the flag `timeout` or, while an earlier collection still hangs, at
-        once: what hangs costs one thread, not one for each try.
+        once: a hang costs one thread, not one for each try.
         """
-        if self._collection and not self._collection.done:
-            raise GatherError(f"the collector {self._collection.running} still hangs")
+        families: list[Family] = []
+        snapshot = self._new_snapshot()
+        finished = False
         try:
-            self._collection = collection = _Collection(self._config, self._log)
-        except RuntimeError as error:
-            raise GatherError(f"{error}; allow more tasks (TasksMax, ulimit -u)") from None
-        if not collection.wait(self._config.timeout):
-            raise GatherError(
-                f"the collector {collection.running} did not end within the"
-                f" {self._config.timeout:g} s that --timeout allows"
-            )
-        return collection.families
-
-
-class _Collection:
-    """One collection, running in its thread from the moment it is made."""
-
-    def __init__(self, config: Config, log: Log) -> None:
-        self._config = config
-        self._log = log
-        self._ended = allocate_lock()
-        self.families: list[Family] = []
-        self.running = ""  # the collector that is at work
-        self.done = False
-        self._ended.acquire()
-        start_new_thread(self._run, ())
-
-    def wait(self, timeout: float) -> bool:
-        """Return whether the collection ended, after `timeout` seconds at most."""
-        return self._ended.acquire(timeout=timeout)
-
-    def _run(self) -> None:
-        deadline = time.monotonic() + self._config.timeout
-        snapshot = Snapshot(self._config, self._log, deadline)
-        success = _self("success", "Whether the collector did all of its work.")
-        duration = _self("duration_seconds", "How long the collector took.")
-        skipped = _self("skipped", "Inputs that the collector left out; the log names each.")
-        try:
-            for collector in COLLECTORS:
-                if collector.name not in self._config.collectors:
-                    continue
-                self.running = collector.name
-                series = labels(collector=collector.name)
-                skips, start = snapshot.skipped, time.perf_counter()
-                success.add(series, int(run(collector, snapshot, self.families)))
-                duration.add(series, time.perf_counter() - start)
-                skipped.add(series, snapshot.skipped - skips)
-            self.families += (success, duration, skipped, _build_info())
-            self._log.debug("collected", families=len(self.families))
+            self._run(snapshot, lambda: families.extend(_collect(snapshot)))
+            finished = True
         finally:
-            snapshot.close()
-            self.done = True
-            self._ended.release()
+            found = {"error": list(snapshot.failed), "warn": list(snapshot.skipped)}
+            self._log.problems("collection", found, complete=finished)
+        self._log.debug("collected", families=len(families))
+        return families
+
+    def count(self) -> tuple[int, int]:
+        """Return the number of PFs and of VFs; raises GatherError as gather() does."""
+        pfs: dict[str, int] = {}  # VFs by the PF's address, for two ports share one
+        snapshot = self._new_snapshot()
+        self._run(snapshot, lambda: pfs.update({pf.address: len(pf.vfs) for pf in snapshot.pfs}))
+        return len(pfs), sum(pfs.values())
+
+    def _new_snapshot(self) -> Snapshot:
+        return Snapshot(self._config, self._log, time.monotonic() + self._config.timeout)
+
+    def _run(self, snapshot: Snapshot, read: Callable[[], object]) -> None:
+        """Call `read`, which uses the snapshot, in a task of its own. Raises GatherError."""
+        if self._task and self._snapshot and not self._task.done:
+            reason = f"an earlier collection still hangs, reading {self._snapshot.reading}"
+            raise GatherError(Problem("hangs", "", reason, "see dmesg"))
+
+        def task() -> None:
+            try:
+                read()
+            finally:
+                snapshot.close()
+
+        try:
+            self._task, self._snapshot = Task(task), snapshot
+            finished = self._task.wait(self._config.timeout)
+        except ProblemError as error:
+            raise GatherError(error.problem) from None
+        except Exception as error:
+            raise GatherError(_unexpected("collection", error)) from None
+        if not finished:
+            reason = (
+                f"no collection within {self._config.timeout:g} s (--timeout):"
+                f" reading {snapshot.reading} takes longer"
+            )
+            raise GatherError(Problem("hangs", "", reason, "see dmesg, or allow more time"))
 
 
-def run(collector: Collector, snapshot: Snapshot, families: list[Family]) -> bool:
-    """Run one collector, add what it returns to `families`, and return whether nothing failed.
+class CollectorRun:
+    """What came of running one collector."""
 
-    What failed or was left out is told to the snapshot.
-    """
-    problems = snapshot.problems
+    __slots__ = ("failed", "families", "name", "seconds", "skipped")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.families: list[Family] = []
+        self.failed: list[Problem] = []
+        self.skipped: list[Problem] = []
+        self.seconds = 0.0
+
+
+def run(collector: Collector, snapshot: Snapshot) -> CollectorRun:
+    """Run one collector; what fails or is left out is recorded in the snapshot too."""
+    done = CollectorRun(collector.name)
+    failed, skipped, start = len(snapshot.failed), len(snapshot.skipped), time.perf_counter()
     try:
         for family in collector.collect(snapshot):
-            families.append(family)
+            done.families.append(family)
             for series in family.repeated:
-                snapshot.skip(f"{family.name}{series} is there already: repeated series")
+                name = family.name + series
+                snapshot.skip(Problem("repeated-series", name, f"two values for {name}"))
+    except ProblemError as error:
+        snapshot.fail(error.problem)
     except Exception as error:
-        snapshot.problem(f"collector {collector.name}: {describe(error)}")
-    return snapshot.problems == problems
+        snapshot.fail(_unexpected(collector.name, error))
+    done.seconds = time.perf_counter() - start
+    done.failed = snapshot.failed[failed:]
+    done.skipped = snapshot.skipped[skipped:]
+    return done
 
 
-def missing(error: ModuleNotFoundError) -> str:
-    """Say what to do about a package that is not there, as where the one-file program runs."""
-    module = str(error.name).partition(".")[0]
-    return f"this needs a Python package: pip install {_PACKAGES.get(module, module)}"
+def _collect(snapshot: Snapshot) -> list[Family]:
+    """Run the collectors that are on and return their families and those about the run."""
+    families: list[Family] = []
+    success = _self("success", "Whether the collector did all of its work.")
+    duration = _self("duration_seconds", "How long the collector took.")
+    skipped = _self("skipped", "Inputs that the collector left out; the log names each.")
+    for collector in COLLECTORS:
+        if collector.name in snapshot.config.collectors:
+            done = run(collector, snapshot)
+            series = labels(collector=done.name)
+            families += done.families
+            success.add(series, int(not done.failed))
+            duration.add(series, done.seconds)
+            skipped.add(series, len(done.skipped))
+    return [*families, success, duration, skipped, _build_info()]
 
 
-def describe(error: Exception) -> str:
-    """Say in one line what went wrong, and what to do where that is known."""
-    if isinstance(error, ModuleNotFoundError):
-        return missing(error)
-    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+def _unexpected(subject: str, error: Exception) -> Problem:
+    reason = f"{subject} failed unexpectedly: {type(error).__name__}: {error}"
+    return Problem("unexpected", subject, reason, "please report this")
 
 
 def _self(name: str, help: str) -> Family:

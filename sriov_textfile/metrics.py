@@ -1,4 +1,4 @@
-"""Family: a metric and its samples, which is what a collector returns."""
+"""Family: a metric with its samples, as collectors return it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 def labels(**pairs: str) -> str:
     """Return a label set as the text that identifies a series, `{pf="ens1f0",vf="1"}`.
 
-    Names are put in alphabetical order, as Go's client library writes them. Values are
-    escaped as the Prometheus text format 0.0.4 asks. Make the text once per device and use it
-    for all of the device's samples: making it is most of the work of writing a sample.
+    Names are in alphabetical order, as Go's client library writes them. Values are escaped as
+    the Prometheus text format 0.0.4 requires. Make the text once per device and use it for all of
+    the device's samples: making it is most of the work of writing a sample.
     """
     texts = [f'{name}="{_escape(value)}"' for name, value in sorted(pairs.items())]
     return "{" + ",".join(texts) + "}"
@@ -19,8 +19,8 @@ def labels(**pairs: str) -> str:
 def _escape(value: str) -> str:
     if value.isascii() and not ("\\" in value or '"' in value or "\n" in value):
         return value
-    # A netdev's name may be any bytes, which os.fsdecode turns into lone surrogates. Prometheus
-    # refuses a page that is not UTF-8, so they become question marks here.
+    # A netdev's name may have any bytes, which os.fsdecode turns into lone surrogates. Prometheus
+    # rejects a page that is not UTF-8, so they become question marks here.
     return value.encode("utf-8", "replace").decode("utf-8").translate(_ESCAPES)
 
 
@@ -28,8 +28,8 @@ class Family:
     """A metric: name, type ("counter" or "gauge"), help, and one value for each label set.
 
     `samples` maps a label set, as labels() returns it, to its value. A repeated series makes
-    node_exporter refuse its whole page, so the first value stays and the label set of a later
-    one is noted in `repeated`.
+    node_exporter reject the whole page, so the first value is kept and the label set of a later
+    one is added to `repeated`.
     """
 
     __slots__ = ("help", "name", "repeated", "samples", "type")
@@ -42,7 +42,7 @@ class Family:
         self.repeated: list[str] = []
 
     def add(self, labels: str, value: int | float) -> None:
-        """Add a sample; the value of an integer counter stays the integer that it is."""
+        """Add a sample; integers are written as they are, however large."""
         if labels in self.samples:
             self.repeated.append(labels)
         else:

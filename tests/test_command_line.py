@@ -68,18 +68,26 @@ def test_exit_0_even_if_a_collector_failed(tmp_path: Path) -> None:
     [
         (["--colector.vfstats"], "unknown flag --colector.vfstats"),
         (["--textfile.path=x.txt"], "--textfile.path=x.txt: node_exporter reads only"),
-        (["collcet"], "unknown command collcet; use collect, serve, doctor or demo"),
-        (["collect", "collect"], "unknown command collect collect"),
+        (["collcet"], "unknown command collcet; did you mean collect?\n"),
+        (
+            ["frobnicate"],
+            "unknown command frobnicate; commands: collect, serve, doctor, demo, help",
+        ),
+        (["collect", "collect"], "unexpected word collect after collect; see --help"),
         (["--collector.netlink", "false"], "give a boolean flag its value as --flag=false"),
         (["demo", "--pfs=0"], "--pfs=0: use a whole number from 1 to 64"),
         (["demo", "--vfs=many"], "--vfs=many: use a whole number from 0 to 1024"),
-        (["--pfs=1"], "unknown flag --pfs"),
-        (["--timeout=1s", "demo"], "demo must be the first word"),
+        (["--pfs=1"], "--pfs is a flag of demo, not of collect"),
+        (["help", "srve"], "unknown command srve; did you mean serve?"),
+        (["serve", "demo"], "unexpected word demo after serve"),
         (["demo", f"--pfs={'9' * 5000}"], "use a whole number from 1 to 64"),
         (["--no-collector.netlink=true"], "--no-collector.netlink takes no value"),
         (["--timeout=a\nb"], "--timeout=a\\nb: use a duration"),
-        (["serve", "--interval=15s"], "--interval goes with collect; serve collects when"),
-        (["serve", "--textfile.path=x.prom"], "--textfile.path goes with collect;"),
+        (["serve", "--interval=15s"], "--interval is a flag of collect, not of serve"),
+        (["serve", "--textfile.path=x.prom"], "--textfile.path is a flag of collect, not of serve"),
+        (["--web.rate-limit=5"], "--web.rate-limit is a flag of serve, not of collect"),
+        (["demo", "--web.listen-address=:0"], "--web.listen-address is a flag of serve"),
+        (["collect", "--json"], "--json is a flag of doctor, not of collect"),
     ],
 )
 def test_exit_2_and_one_line_for_a_wrong_command_line(arguments: list[str], message: str) -> None:
@@ -94,9 +102,11 @@ def test_exit_2_and_one_line_for_a_wrong_command_line(arguments: list[str], mess
     ("redirect", "message"),
     [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")],
 )
-def test_exit_1_where_standard_output_takes_nothing(redirect: str, message: str) -> None:
+def test_exit_1_where_standard_output_cannot_be_written(
+    sysfs_host: SimulatedHost, redirect: str, message: str
+) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m sriov_textfile --path.sysbuspci=/sys/bus/pci {redirect}",
+        f"{sys.executable} -m sriov_textfile {' '.join(sysfs_host.flags)} {redirect}",
         shell=True,
         capture_output=True,
         text=True,
@@ -104,10 +114,10 @@ def test_exit_1_where_standard_output_takes_nothing(redirect: str, message: str)
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert f"cannot write standard output: {message}; what was written is not whole" in done.stderr
+    assert f"cannot write standard output: {message}; the output is incomplete" in done.stderr
 
 
-def test_a_reader_that_goes_away_gets_no_traceback(sysfs_host: SimulatedHost) -> None:
+def test_a_closed_pipe_gets_one_line(sysfs_host: SimulatedHost) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -128,14 +138,14 @@ def test_help_that_cannot_be_printed_gets_one_line(argument: str) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "sriov-textfile: cannot write standard output: No space left on device;"
-        " what was written is not whole\n"
+        " the output is incomplete\n"
     )
 
 
 def test_a_reader_that_is_late_gets_the_whole_page_from_a_non_blocking_pipe(
     tmp_path: Path,
 ) -> None:
-    host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=256)])
+    host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=256, vf_driver="vfio-pci")])
     read, write = os.pipe()
     os.set_blocking(write, False)
     program = subprocess.Popen([*MODULE, *host.flags], stdout=write, stderr=subprocess.PIPE)
@@ -157,7 +167,7 @@ def test_a_reader_that_is_late_gets_the_whole_page_from_a_non_blocking_pipe(
     [(["--path.sysbuspci=/nowhere"], 0), (["demo", "--vfs=0"], 0), (["--bogus"], 2)],
 )
 @pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full"])
-def test_where_nobody_can_be_told_nothing_else_changes(
+def test_a_closed_or_full_standard_error_changes_nothing_else(
     arguments: list[str], code: int, redirect: str
 ) -> None:
     done = subprocess.run(
@@ -214,25 +224,69 @@ def test_help() -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("usage: sriov-textfile [COMMAND] [FLAGS]\n")
     assert "--collector.vfstats\n" in done.stdout
-    assert "--pfs\n" in run("demo", "--help").stdout
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["help"], ["-help"], ["help", "--timeout=1s"]])
+def test_the_ways_to_ask_for_help(arguments: list[str]) -> None:
+    assert run(*arguments).stdout == run("--help").stdout
+
+
+@pytest.mark.parametrize("arguments", [["-version"], ["version"]])
+def test_the_ways_to_ask_for_the_version(arguments: list[str]) -> None:
+    assert run(*arguments).stdout == run("--version").stdout
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--help"], ["help", "serve"], ["serve", "-h"]])
+def test_the_help_of_serve_has_the_flags_that_serve_accepts(arguments: list[str]) -> None:
+    out = run(*arguments).stdout
+    assert out.startswith("usage: sriov-textfile serve [FLAGS]\n")
+    assert "--web.listen-address\n" in out
+    assert "--collector.vfstats\n" in out
+    for flag in ("--textfile.path", "--interval", "--json", "--pfs"):
+        assert f"{flag}\n" not in out
+
+
+def test_the_help_of_demo_begins_with_its_own_flags_and_builds_no_host(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"  # a demo would need it
+    done = subprocess.run(
+        [*MODULE, "demo", "--help"],
+        env={**os.environ, "TMPDIR": str(missing)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *_ = re.findall(r"^  (--\S+)$", done.stdout, re.MULTILINE)
+    assert first == "--pfs"
+    assert "--textfile.path\n" in done.stdout
+
+
+def test_the_help_of_a_command_on_a_simulated_host() -> None:
+    out = run("demo", "serve", "--help").stdout
+    assert out.startswith("usage: sriov-textfile demo serve [FLAGS]\n")
+    assert re.findall(r"^  (--\S+)$", out, re.MULTILINE)[:3] == [
+        "--pfs",
+        "--vfs",
+        "--web.listen-address",
+    ]
 
 
 # --- the log ----------------------------------------------------------------------------
 
 
 def test_log_lines_are_logfmt() -> None:
-    done = run("--path.sysbuspci=/nowhere", "--no-collector.pfinfo")
+    done = run("--path.sysbuspci=/nowhere")
     pattern = (
-        r'time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ level=error msg="collector vfstats: cannot list .*"'
+        r'time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ level=error msg="cannot list PCI devices in .*"'
+        r" code=missing-mount subject=--path.sysbuspci"
     )
     assert re.fullmatch(pattern, done.stderr.rstrip("\n"))
 
 
 def test_log_lines_can_be_json() -> None:
-    done = run("--path.sysbuspci=/nowhere", "--no-collector.pfinfo", "--log.format=json")
+    done = run("--path.sysbuspci=/nowhere", "--log.format=json")
     event = json.loads(done.stderr)
-    assert event["level"] == "error"
-    assert event["msg"].startswith("collector vfstats: cannot list PCI devices in /nowhere")
+    assert (event["level"], event["code"]) == ("error", "missing-mount")
+    assert event["msg"].startswith("cannot list PCI devices in /nowhere")
 
 
 def test_the_log_level_silences_what_is_below(make_host: MakeHost) -> None:
@@ -242,7 +296,70 @@ def test_the_log_level_silences_what_is_below(make_host: MakeHost) -> None:
     assert host.collect("--log.level=error").log == ""
 
 
+# --- no PF -----------------------------------------------------------------------------
+
+
+def test_a_run_by_hand_that_finds_no_pf_points_to_doctor(tmp_path: Path) -> None:
+    done = run(*SimulatedHost(tmp_path / "host", []).flags)
+    assert done.returncode == 0
+    assert done.stderr == "sriov-textfile: found no PF; run sriov-textfile doctor to see why\n"
+
+
+def test_a_timers_run_that_finds_no_pf_logs_nothing(tmp_path: Path) -> None:
+    done = run(*SimulatedHost(tmp_path / "host", []).flags, f"--textfile.path={tmp_path}/x.prom")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- the demo ---------------------------------------------------------------------------
+
+
+def metrics_of_the_demo(name: str, label: str, *arguments: str) -> list[str]:
+    """Return a label of each sample of a metric that the demo writes."""
+    out = run("demo", *arguments).stdout
+    return re.findall(rf'^{name}{{.*{label}="([^"]*)"', out, re.MULTILINE)
+
+
+def test_every_vf_of_the_demo_has_a_mac_of_its_own() -> None:
+    macs = metrics_of_the_demo("sriov_vf_info", "mac", "--pfs=4", "--vfs=4", "--collector.vfinfo")
+    assert len(set(macs)) == 16
+    assert [len(mac.split(":")) for mac in macs] == [6] * 12 + [20] * 4
+    # RFC 4391: flags and queue pair number, then the port's GID, here with the default prefix.
+    assert all(mac.startswith("00:00:10:49:fe:80:00:00:00:00:00:00:") for mac in macs[12:])
+
+
+def test_the_demos_vfs_drop_few_of_many_packets_or_are_idle() -> None:
+    out = run("demo", "--pfs=2").stdout
+    samples = {
+        name: [int(value) for value in re.findall(rf"^sriov_vf_{name}{{.*}} (\d+)$", out, re.M)]
+        for name in ("rx_packets", "rx_dropped")
+    }
+    for packets, dropped in zip(samples["rx_packets"], samples["rx_dropped"], strict=True):
+        assert packets > 100_000_000 or packets == 0
+        assert dropped <= packets / 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes"),
+    [
+        (["--pfs=1", "--vfs=1"], "1 PF with 1 VF, no pods"),
+        (["--pfs=1", "--vfs=2"], "1 PF with 2 VFs, 1 pod"),
+        (["--pfs=2", "--vfs=0"], "2 PFs with no VFs each, no pods"),
+    ],
+)
+def test_the_demo_counts_in_correct_english(arguments: list[str], sizes: str) -> None:
+    assert run("demo", *arguments).stderr.splitlines()[0] == f"simulated host: {sizes}"
+
+
+def test_the_demo_without_a_temporary_folder_says_what_to_do() -> None:
+    code = (
+        "import sys, tempfile; from sriov_textfile import cli\n"
+        "tempfile._candidate_tempdir_list = lambda: ['/nowhere']\n"
+        "sys.exit(cli.main(['demo']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "set TMPDIR to a folder that you can write to" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -252,7 +369,7 @@ def test_the_demo_runs_the_program_on_a_simulated_host(arguments: list[str]) -> 
     done = run("demo", *arguments)
     assert done.returncode == 0
     assert done.stderr.startswith("simulated host: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert "sriov-textfile demo doctor" in done.stderr
     assert 'sriov_scrape_collector_success{collector="vfstats"} 1\n' in done.stdout
 
 
@@ -287,7 +404,7 @@ def imports(*arguments: str) -> set[str]:
     return imported(["-m", "sriov_textfile", *arguments]) - imported(["-c", "pass"])
 
 
-def test_a_single_collection_imports_little_and_nothing_of_others(
+def test_a_single_collection_imports_few_modules_and_no_third_party_package(
     sysfs_host: SimulatedHost, tmp_path: Path
 ) -> None:
     path = f"--textfile.path={tmp_path}/sriov.prom"
@@ -298,7 +415,7 @@ def test_a_single_collection_imports_little_and_nothing_of_others(
         if name.split(".")[0] not in sys.stdlib_module_names | {"sriov_textfile"}
     }
     assert foreign == set()
-    # Each of these takes milliseconds, of the ten or so that starting Python takes.
-    dear = {"argparse", "asyncio", "dataclasses", "enum", "inspect", "json", "logging", "pathlib"}
-    dear |= {"re", "socket", "tempfile", "threading", "typing"}
-    assert modules & dear == set()
+    # Each of these takes milliseconds to import; starting Python takes about ten.
+    slow = {"argparse", "asyncio", "dataclasses", "enum", "inspect", "json", "logging", "pathlib"}
+    slow |= {"re", "socket", "tempfile", "threading", "typing"}
+    assert modules & slow == set()

@@ -114,7 +114,7 @@ def test_kernels_without_vf_broadcast_wrap_at_252_vfs(vfs: int) -> None:
     }
 
 
-def test_a_kernel_without_drop_counters_gives_none() -> None:
+def test_a_kernel_without_drop_counters_has_none() -> None:
     reply = reply_for([LinkVf(0), LinkVf(1)], broadcast=b"")
     for type in (7, 8):  # make them types that no kernel has
         reply = reply.replace(struct.pack("=HH", 12, type), struct.pack("=HH", 12, 90 + type))
@@ -129,7 +129,7 @@ def test_a_kernel_without_drop_counters_gives_none() -> None:
         }
 
 
-def test_what_the_driver_does_not_say_is_none() -> None:
+def test_what_the_driver_does_not_report_is_none() -> None:
     vf = decode_link(reply_for([LinkVf(0, spoofchk=-1, trust=-1)])).vfs[0]
     assert (vf.spoofchk, vf.trust) == (None, None)
 
@@ -145,14 +145,14 @@ def test_an_infiniband_address_has_twenty_bytes() -> None:
     assert decode_link(reply).vfs[0].mac == address.hex(":")
 
 
-def test_the_older_form_of_the_rate_limit_serves_where_the_newer_is_missing() -> None:
+def test_the_older_form_of_the_rate_limit_is_read_where_the_newer_is_missing() -> None:
     reply = reply_for([LinkVf(0, max_tx_rate=500)])
     reply = reply.replace(struct.pack("=HH", 16, 6), struct.pack("=HH", 16, 96))
     vf = decode_link(reply).vfs[0]
     assert (vf.min_tx_rate, vf.max_tx_rate) == (None, 500)
 
 
-def test_entries_of_different_layouts_are_each_read_by_their_own() -> None:
+def test_entries_with_different_layouts_are_read_correctly() -> None:
     reply = reply_for([LinkVf(n, vlan=n + 1, stats={"rx_bytes": n}) for n in range(3)])
     second = list_offset(reply) + 4 + 296
     vlan = reply.index(struct.pack("=HHII", 16, 2, 1, 2), second)
@@ -170,7 +170,7 @@ def test_a_link_without_vfs() -> None:
 # --- damaged replies --------------------------------------------------------------------
 
 
-def test_an_error_message_is_no_link() -> None:
+def test_an_error_message_is_not_a_link() -> None:
     with pytest.raises(NetlinkDecodeError, match="type 2, not RTM_NEWLINK"):
         decode_link(struct.pack("=IHHII", 36, 2, 0, 1, 0) + bytes(20))
 
@@ -183,24 +183,24 @@ def test_a_reply_shorter_than_its_headers(length: int) -> None:
 
 def test_a_reply_that_was_cut_off() -> None:
     reply = capture("vfsim-pf0-256vf")
-    with pytest.raises(NetlinkDecodeError, match="says it has 77244 bytes, and has 77240"):
+    with pytest.raises(NetlinkDecodeError, match="has 77240 bytes, and its header says 77244"):
         decode_link(reply[:-4])
 
 
 def test_an_entry_of_length_zero_does_not_loop() -> None:
     reply = capture("vfsim-pf0-4vf")
-    with pytest.raises(NetlinkDecodeError, match="says it has 0 bytes"):
+    with pytest.raises(NetlinkDecodeError, match="cannot have 0 bytes"):
         decode_link(patched(reply, list_offset(reply) + 4, "=H", 0))
 
 
 def test_an_attribute_of_length_zero_does_not_loop() -> None:
-    with pytest.raises(NetlinkDecodeError, match="says it has 0 bytes"):
+    with pytest.raises(NetlinkDecodeError, match="cannot have 0 bytes"):
         decode_link(patched(capture("vfsim-pf0-4vf"), 32, "=H", 0))
 
 
-def test_an_entry_that_reaches_past_the_message() -> None:
+def test_an_entry_longer_than_the_message() -> None:
     reply = capture("vfsim-pf0-1vf")
-    with pytest.raises(NetlinkDecodeError, match="says it has 65532 bytes"):
+    with pytest.raises(NetlinkDecodeError, match="cannot have 65532 bytes"):
         decode_link(patched(reply, list_offset(reply) + 4, "=H", 65532))
 
 

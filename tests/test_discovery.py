@@ -9,12 +9,17 @@ import pytest
 
 from sriov_textfile.host import pci
 from sriov_textfile.host.pci import Pf
+from sriov_textfile.problems import Problem
 from sriov_textfile.simulate.host import ETHERNET, INFINIBAND, OTHER_NETWORK, SimulatedPf
 from tests.conftest import Host, MakeHost
 
 
+def fail(problem: Problem) -> None:
+    pytest.fail(problem.text)
+
+
 def discover(host: Host) -> list[Pf]:
-    return pci.discover(str(host.bus), pytest.fail)
+    return pci.discover(str(host.bus), fail)
 
 
 def discover_one(host: Host) -> Pf:
@@ -150,18 +155,18 @@ def test_a_pf_that_vanishes_between_two_reads_is_left_out(
     assert [pf.netdev for pf in discover(host)] == ["b"]
 
 
-def test_a_device_that_cannot_be_read_is_told_and_the_others_are_found(
+def test_a_device_that_cannot_be_read_is_skipped_and_the_others_are_found(
     make_host: MakeHost,
 ) -> None:
     host = make_host(SimulatedPf(vfs=1), SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1))
     total = host.device("0000:10:00.0") / "sriov_totalvfs"
     total.unlink()
-    total.symlink_to("sriov_totalvfs")  # a loop: ELOOP is no way to say that there is none
-    told: list[str] = []
-    assert [pf.netdev for pf in pci.discover(str(host.bus), told.append)] == ["b"]
-    (message,) = told
-    assert message.startswith("cannot read PCI device 0000:10:00.0: ")
-    assert str(total) in message
+    total.symlink_to("sriov_totalvfs")  # a loop: ELOOP does not mean absence
+    skipped: list[Problem] = []
+    assert [pf.netdev for pf in pci.discover(str(host.bus), skipped.append)] == ["b"]
+    (problem,) = skipped
+    assert (problem.code, problem.subject) == ("unreadable-device", "0000:10:00.0")
+    assert str(total) in problem.reason
 
 
 @pytest.mark.parametrize("name", ["sriov_numvfs", "numa_node", "net/ens1f0/phys_switch_id"])
@@ -172,12 +177,13 @@ def test_a_detail_that_cannot_be_read_costs_nothing_else(make_host: MakeHost, na
     file.symlink_to(file.name)
     run = host.collect()
     assert len(run.vf_samples()) == 18
-    assert "cannot read a detail of PF 0000:10:00.0: " in run.log
-    assert name in run.log
+    assert f"code=unreadable subject={file}" in run.log
 
 
 @pytest.mark.parametrize("text", ["-5", "1_0", "٣", "9" * 4000, "x", ""])
-def test_a_total_that_is_no_number_makes_no_pf(make_host: MakeHost, text: str) -> None:
+def test_a_device_whose_sriov_totalvfs_is_not_a_number_is_not_a_pf(
+    make_host: MakeHost, text: str
+) -> None:
     host = make_host(SimulatedPf(vfs=2))
     (host.device("0000:10:00.0") / "sriov_totalvfs").write_text(f"{text}\n")
     assert discover(host) == []
@@ -192,10 +198,10 @@ def test_a_missing_folder_is_an_error_that_names_it(make_host: MakeHost) -> None
     assert run.value("sriov_scrape_collector_success", collector="vfstats") == "0"
 
 
-def test_of_a_device_that_can_have_no_vfs_nothing_else_is_read(make_host: MakeHost) -> None:
+def test_nothing_else_is_read_of_a_device_without_sriov(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=1))
     device_class = host.device("0000:00:1f.6") / "class"
     device_class.unlink()
-    device_class.mkdir()  # reading it would fail, and be told
+    device_class.mkdir()  # reading it would fail, and be logged
     run = host.collect()
     assert (run.code, run.log) == (0, "")

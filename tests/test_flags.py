@@ -1,4 +1,4 @@
-"""Flags are spelled as Go programs take them, and a wrong one gets one line with the mend."""
+"""Flags are spelled as in Go programs, and a wrong one gets one line with a hint."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 import pytest
 
 from sriov_textfile import flags
-from sriov_textfile.cli import _config
 from sriov_textfile.config import Config
 from sriov_textfile.flags import FlagError
 
 
 def value(name: str, *arguments: str) -> object:
-    return flags.parse(arguments)[1][name]
+    (flag,) = [flag for flag in flags.FLAGS if flag.name == name]
+    return flags.parse(arguments)[1][flag]
 
 
 def refusal(*arguments: str) -> str:
@@ -58,11 +58,11 @@ def test_our_own_defaults() -> None:
 
 
 @pytest.mark.parametrize("text", ["--timeout=5s", "-timeout=5s", "--TIMEOUT=5s"])
-def test_one_dash_or_two_in_any_case(text: str) -> None:
+def test_one_dash_or_two_case_insensitively(text: str) -> None:
     assert value("timeout", text) == 5
 
 
-def test_a_value_may_follow_as_a_word() -> None:
+def test_a_value_may_be_the_next_word() -> None:
     assert value("timeout", "--timeout", "5s") == 5
 
 
@@ -89,7 +89,7 @@ def test_the_last_of_several_wins() -> None:
     assert value("timeout", "--timeout=1s", "--timeout=2s") == 2
 
 
-def test_words_are_told_from_flags() -> None:
+def test_words_are_separated_from_flags() -> None:
     assert flags.parse(["collect", "--timeout", "1s", "more"])[0] == ["collect", "more"]
 
 
@@ -115,7 +115,7 @@ def test_durations(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "s", "5x", "5 s", "1h-5m", "1..5s", ".s", "five", "s5", "-5s", "5sm", "1e3s", "٣s"]
 )
-def test_what_is_no_duration(text: str) -> None:
+def test_texts_that_are_not_a_duration(text: str) -> None:
     expected = f"--timeout={text}: use a duration such as 15s, 1m30s or 500ms"
     if text == "":
         expected = "--timeout=: use a duration such as 15s, 1m30s or 500ms"
@@ -141,7 +141,7 @@ def test_listen_addresses_as_go_writes_them(text: str, address: tuple[str, int])
 
 
 @pytest.mark.parametrize("text", ["9808", "::1:9808", "[::1]", "host:", ":http", ":٣"])
-def test_what_is_no_listen_address(text: str) -> None:
+def test_texts_that_are_not_a_listen_address(text: str) -> None:
     assert "use HOST:PORT, :PORT or [IPV6]:PORT" in refusal(f"--web.listen-address={text}")
 
 
@@ -173,7 +173,7 @@ def test_what_is_no_listen_address(text: str) -> None:
         ("--log.format=xml", "--log.format=xml: use logfmt or json"),
     ],
 )
-def test_a_wrong_flag_is_named_with_its_mend(argument: str, message: str) -> None:
+def test_a_wrong_flag_is_named_with_a_hint(argument: str, message: str) -> None:
     assert refusal(argument) == message
 
 
@@ -181,11 +181,11 @@ def test_a_wrong_flag_is_named_with_its_mend(argument: str, message: str) -> Non
 def test_a_bad_regular_expression(text: str) -> None:
     message = refusal(f"--collector.pf-include={text}")
     assert message.startswith(
-        f"--collector.pf-include={text}: use a regular expression as Python has them ("
+        f"--collector.pf-include={text}: use a regular expression in Python's syntax ("
     )
 
 
-def test_readers_are_asked_in_the_order_given_each_once() -> None:
+def test_readers_are_tried_in_the_given_order_each_once() -> None:
     name = "collector.vfstatspriority"
     assert value(name, f"--{name}=netlink, sysfs,netlink") == ("netlink", "sysfs")
 
@@ -199,15 +199,15 @@ def test_readers_are_asked_in_the_order_given_each_once() -> None:
         (["--collector.sysfs=false", "--collector.netlink=false"], ()),
     ],
 )
-def test_a_reader_that_is_off_leaves_the_list(arguments: list[str], left: tuple[str]) -> None:
-    assert _config(flags.parse(arguments)[1], "").vfstats_priority == left
+def test_a_reader_that_is_off_is_not_in_the_list(arguments: list[str], left: tuple[str]) -> None:
+    assert flags.config(flags.parse(arguments)[1]).vfstats_priority == left
 
 
 def test_the_config_has_every_setting_and_cannot_be_changed() -> None:
-    config = _config(flags.parse([])[1], "")
+    config = flags.config(flags.parse([])[1])
     assert set(vars(config)) == set(Config.__annotations__)
     with pytest.raises(AttributeError, match="cannot set timeout"):
-        config.timeout = 1
+        config.timeout = 1  # type: ignore[misc]
 
 
 def test_help_names_every_flag_with_its_default() -> None:

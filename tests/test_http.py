@@ -20,7 +20,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sriov_textfile import flags
-from sriov_textfile.cli import _config
 from sriov_textfile.gather import Gatherer
 from sriov_textfile.log import Log
 from sriov_textfile.outputs.http import Application, TokenBucket
@@ -40,7 +39,7 @@ class Server:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr
         self.log = self.process.stderr.readline()
-        match = re.search(r"msg=listening address=(.*):(\d+)$", self.log)
+        match = re.search(r"msg=started .*mode=serve address=(.*):(\d+)\b", self.log)
         assert match, self.log
         self.port = int(match[2])
 
@@ -179,7 +178,7 @@ def test_the_token_bucket_fills_at_its_rate_up_to_the_burst() -> None:
 
 
 def application(host: Host, *arguments: str) -> Application:
-    config = _config(flags.parse([*host.flags, *arguments])[1], host.rtnetlink)
+    config = flags.config(flags.parse([*host.flags, *arguments])[1], host.rtnetlink)
     return Application(Gatherer(config, Log("error")), TokenBucket(1000, 1000), Log("error"))
 
 

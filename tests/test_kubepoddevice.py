@@ -1,4 +1,4 @@
-"""kubepoddevice: the kubelet's answer, whoever encoded it, and a kubelet that gives none."""
+"""kubepoddevice: the kubelet's response, from any implementation, and a kubelet without one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ import pytest
 from sriov_textfile.kubelet.podresources import LIST
 from sriov_textfile.simulate.host import SimulatedPf
 from sriov_textfile.simulate.kubelet import response
-from sriov_textfile.simulate.kubernetes import (
-    SimulatedContainer,
-    SimulatedNode,
-    SimulatedPod,
-)
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 from tests.conftest import WITHOUT_PRIVILEGE, MakeHost, Run
 
 PROJECT = Path(__file__).parent.parent
@@ -91,7 +88,7 @@ def test_a_vf_of_a_dra_claim(
     ]
 
 
-def test_devices_that_are_no_pci_devices_are_left_out(
+def test_devices_without_a_pci_address_are_left_out(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
     devices = {
@@ -110,14 +107,14 @@ def test_devices_that_are_no_pci_devices_are_left_out(
     assert run.log == ""
 
 
-def test_a_device_that_is_named_twice_is_written_once(
+def test_a_device_that_is_listed_twice_is_written_once(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
     simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"] * 2}))
     with simulated.running():
         run = collect(simulated)
     assert len(pod_devices(run)) == 1
-    assert "is there already: repeated series" in run.log
+    assert "code=repeated-series" in run.log
 
 
 def test_a_full_node_with_5000_devices(collect: Callable[..., Run], tmp_path: Path) -> None:
@@ -279,10 +276,11 @@ def test_the_generated_messages_are_those_of_the_proto_file(tmp_path: Path) -> N
 
 
 def assert_only_pods_are_missing(run: Run, message: str) -> None:
-    """One line says why, the collector has no success, and all other metrics are there."""
+    """One line says why, the collector failed, and all other metrics are there."""
     assert run.code == 0
     assert len(run.log.splitlines()) == 1, run.log
-    assert f"collector kubepoddevice: {message}" in run.log
+    assert f'level=error msg="{message}' in run.log
+    assert "code=kubelet" in run.log
     assert pod_devices(run) == []
     assert success(run) == "0"
     assert len(run.vf_samples()) == 18
@@ -294,7 +292,7 @@ def test_no_socket(collect: Callable[..., Run], tmp_path: Path) -> None:
     assert_only_pods_are_missing(
         collect(simulated),
         f"there is no kubelet socket at {simulated.socket};"
-        " mount it here or set --path.kubeletSocket",
+        " mount it there or set --path.kubeletSocket",
     )
 
 
@@ -304,7 +302,7 @@ def test_not_a_socket(collect: Callable[..., Run], tmp_path: Path) -> None:
     assert_only_pods_are_missing(collect(simulated), f"nothing listens at {simulated.socket};")
 
 
-def test_nobody_listens(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_socket_without_a_listener(collect: Callable[..., Run], tmp_path: Path) -> None:
     simulated = node(tmp_path)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(simulated.socket))
@@ -328,17 +326,17 @@ def test_not_permitted(tmp_path: Path) -> None:
         done = subprocess.run(
             [*WITHOUT_PRIVILEGE, *command], capture_output=True, text=True, timeout=60
         )
-    message = f"not permitted to use the kubelet socket at {simulated.socket}; run as root"
+    message = f"no permission to use the kubelet socket at {simulated.socket}; run as root"
     assert message in done.stderr
     assert 'sriov_scrape_collector_success{collector="kubepoddevice"} 0\n' in done.stdout
 
 
-def test_an_api_that_the_kubelet_lacks(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_kubelet_without_the_api(collect: Callable[..., Run], tmp_path: Path) -> None:
     simulated = node(tmp_path)
     with simulated.running("lacks the API"):
         run = collect(simulated)
     assert_only_pods_are_missing(
-        run, f"cannot ask the kubelet at {simulated.socket}: it lacks the API PodResources v1"
+        run, f"cannot ask the kubelet at {simulated.socket}: it has no PodResources v1 API"
     )
 
 
@@ -347,7 +345,7 @@ def test_a_response_that_is_cut_off(collect: Callable[..., Run], tmp_path: Path)
     with simulated.running("is cut off"):
         run = collect(simulated)
     assert_only_pods_are_missing(
-        run, f"cannot ask the kubelet at {simulated.socket}: its response was cut off"
+        run, f"cannot ask the kubelet at {simulated.socket}: its response is cut off"
     )
 
 
@@ -403,11 +401,11 @@ def test_a_kubelet_that_hangs_costs_less_than_the_timeout_and_no_other_metric(
         assert time.monotonic() - start < 5
     run.out = path.read_text()
     assert_only_pods_are_missing(
-        run, f"cannot ask the kubelet at {simulated.socket}: it did not answer within 0."
+        run, f"cannot ask the kubelet at {simulated.socket}: it did not answer in time"
     )
 
 
-def test_a_kubelet_that_takes_connections_and_says_nothing(
+def test_a_kubelet_that_accepts_connections_and_sends_nothing(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
     simulated = node(tmp_path)

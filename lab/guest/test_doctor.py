@@ -60,7 +60,7 @@ def test_igb_counters_of_zero_are_explained(igb: list[Pf]) -> None:
     assert [finding["code"] for finding in report["findings"]] == ["only-zeros", "only-zeros"]
     for finding, pf in zip(report["findings"], igb, strict=True):
         assert finding["what"].startswith(f"all counters of the 7 VFs of {pf.netdev} are 0")
-        assert finding["meaning"].startswith("driver igb gives the kernel no VF counters")
+        assert finding["meaning"].startswith("driver igb has no VF counters")
 
 
 def test_a_vf_with_traffic_proves_that_zeros_are_wrong(igb: list[Pf]) -> None:
@@ -71,8 +71,8 @@ def test_a_vf_with_traffic_proves_that_zeros_are_wrong(igb: list[Pf]) -> None:
         _, report, text = _after_traffic(netdev)
     finally:
         sh(f"ip address flush dev {netdev} && ip link set {netdev} down")
-    assert f"although {netdev} (VF 0) itself has counted " in report["findings"][0]["what"]
-    assert "netlink reader  serves 7 VFs, and every counter is 0\n" in text
+    assert f"although {netdev} (VF 0) has itself counted " in report["findings"][0]["what"]
+    assert "netlink reader  serves 7 VFs; all counters are 0\n" in text
     assert "driver igb publishes no VF counters" in " ".join(text.split())
 
 
@@ -94,8 +94,8 @@ def test_a_pf_without_vfs_is_a_finding(igb: list[Pf]) -> None:
         igb[1].set_vfs(0)
         _, report = doctor()
         (finding,) = [found for found in report["findings"] if found["code"] == "no-vfs"]
-        assert finding["what"] == f"{igb[1].netdev} has no VFs, and could have 7"
-        assert f"/sys/bus/pci/devices/{igb[1].address}/sriov_numvfs" in finding["mend"]
+        assert finding["what"] == f"{igb[1].netdev} has no VFs; it supports 7"
+        assert f"/sys/bus/pci/devices/{igb[1].address}/sriov_numvfs" in finding["hint"]
     finally:
         igb[1].set_vfs(7)
 
@@ -114,7 +114,7 @@ def test_another_network_namespace_with_its_own_sysfs(igb: list[Pf]) -> None:
     command = 'mount -t sysfs sysfs /sys && exec "$@"'
     _, report = doctor(wrapper=("unshare", "--net", "--mount", "sh", "-c", command, "sh"))
     assert [finding["code"] for finding in report["findings"]] == ["no-netdev", "no-netdev"]
-    assert "another network namespace" in report["findings"][0]["meaning"]
+    assert "not in the network namespace" in report["findings"][0]["meaning"]
 
 
 def test_ethtool_and_devlink_values_are_reported(tmp_path: Path) -> None:

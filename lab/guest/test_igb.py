@@ -14,6 +14,7 @@ from conftest import Pf, Run, ip_vfs, only_counters, request_link, sh
 from sriov_textfile.host.pci import Pf as Discovered
 from sriov_textfile.host.pci import discover
 from sriov_textfile.host.rtnetlink import decode_link
+from sriov_textfile.problems import Problem
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.rtnetlink import encode_vf
 
@@ -121,7 +122,7 @@ def test_the_log_names_another_network_namespace_as_the_cause(
     assert run.code == 0
     assert ({"collector": "vfstats"}, 0) in run.values("sriov_scrape_collector_success")
     assert run.values("sriov_vf_rx_bytes") == []
-    assert f"knows no netdev {igb[0].netdev} in this network namespace" in run.log
+    assert f"the kernel has no netdev {igb[0].netdev} in this network namespace" in run.log
     assert "hostNetwork" in run.log
 
 
@@ -131,6 +132,10 @@ def test_the_simulator_encodes_vfs_like_this_kernel(igb: list[Pf]) -> None:
         vfs = peers.as_said(decode_link(reply))
         assert len(vfs) == 7
         assert b"".join([encode_vf(vf) for vf in vfs]) in reply
+
+
+def fail(problem: Problem) -> None:
+    pytest.fail(problem.text)
 
 
 def test_the_simulators_sysfs_matches_the_real_one(igb: list[Pf], tmp_path: Path) -> None:
@@ -150,8 +155,8 @@ def test_the_simulators_sysfs_matches_the_real_one(igb: list[Pf], tmp_path: Path
         for pf in igb
     ]
     host = SimulatedHost(tmp_path / "host", simulated)
-    ours = discover(str(host.bus), pytest.fail)
-    theirs = discover("/sys/bus/pci/devices", pytest.fail)
+    ours = discover(str(host.bus), fail)
+    theirs = discover("/sys/bus/pci/devices", fail)
     for our_pf, their_pf in zip(ours, theirs, strict=True):
         for field in Discovered.__slots__:
             assert getattr(our_pf, field) == getattr(their_pf, field)

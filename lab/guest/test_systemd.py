@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import Pf, parse, sh
 
-from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 
 FOLDER = Path("/var/lib/prometheus/node-exporter")  # read by Debian's node_exporter
 FILE = FOLDER / "sriov.prom"

@@ -1,6 +1,7 @@
 """The table of collectors. Each one is the module of its name, with a function `collect`.
 
-A collector is on or off by `default` and by its flag, `--collector.<name>`.
+A collector's flag, `--collector.<name>`, its metrics about the run and its line in doctor follow
+from its row.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sriov_textfile.host.snapshot import Snapshot
     from sriov_textfile.metrics import Family
+    from sriov_textfile.snapshot import Snapshot
 
 
 class Collector:
-    """One row of the table."""
+    """One row of the table: `default` is whether it is on without a flag."""
 
     __slots__ = ("default", "help", "name")
 
@@ -24,7 +25,7 @@ class Collector:
         self.help = help
 
     def collect(self, snapshot: Snapshot) -> Iterable[Family]:
-        """Return what the collector finds on the machine; its module is imported here."""
+        """Return the collector's metrics; its module is imported here."""
         module = __import__(f"{__name__}.{self.name}", fromlist=["collect"])
         families: Iterable[Family] = module.collect(snapshot)
         return families
@@ -33,7 +34,7 @@ class Collector:
 COLLECTORS = (
     Collector("vfstats", True, "counters of every VF"),
     Collector("vfinfo", False, "configuration of every VF: MAC, VLAN, trust, driver, netdev"),
-    Collector("pfinfo", True, "every PF: its driver, the reader of its counters, its VFs"),
-    Collector("kubepoddevice", False, "which pods hold which PCI devices"),
-    Collector("kubepodcpu", False, "which pods have which CPUs to themselves"),
+    Collector("pfinfo", True, "every PF: driver, VFs, and the reader of their counters"),
+    Collector("kubepoddevice", False, "PCI devices that pods use"),
+    Collector("kubepodcpu", False, "CPUs that pods have exclusively"),
 )

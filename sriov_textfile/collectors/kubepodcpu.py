@@ -1,44 +1,40 @@
-"""kubepodcpu: which container has which CPUs to itself, and the NUMA node of each CPU."""
+"""kubepodcpu: the CPUs that containers have exclusively, and the NUMA node of each CPU."""
 
 from __future__ import annotations
 
-from sriov_textfile.host import cpus
-from sriov_textfile.kubelet import cgroups, cpu_manager
 from sriov_textfile.metrics import Family, labels
+from sriov_textfile.problems import ProblemError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sriov_textfile.host.snapshot import Snapshot
+    from sriov_textfile.snapshot import Snapshot
 
 
 def collect(snapshot: Snapshot) -> Iterator[Family]:
-    """Yield `sriov_cpu_info` and `sriov_kubepodcpu`; raises OSError, ValueError.
+    """Yield `sriov_cpu_info` and `sriov_kubepodcpu`; raises ProblemError.
 
-    A container is one of the second if its cpuset is set, is not what all pods together may
-    use, and has no CPU of the CPU manager's default set, on which the shared pool runs. (While
-    that set changes, containers in the pool have the old one for some seconds.)
+    A container has its CPUs exclusively if its cpuset is set, differs from what all pods together
+    may use, and has no CPU of the CPU manager's default set, on which the shared pool runs.
+    (While that set changes, containers in the pool keep the old one for some seconds.)
     """
     info = Family("sriov_cpu_info", "gauge", "A CPU that is online, and its NUMA node.")
-    nodes = cpus.numa_nodes(snapshot.config.nodecpuinfo)
+    nodes = snapshot.numa_nodes
     for cpu, node in sorted(nodes.items()):
         info.add(labels(cpu=f"cpu{cpu}", numa_node=node), 1)
     yield info
 
     family = Family("sriov_kubepodcpu", "gauge", "A CPU that a pod's container has to itself.")
-    root = cgroups.find_root(snapshot.config.kubecgroup)
-    if root != snapshot.config.kubecgroup.rstrip("/"):
-        snapshot.log.info_once("pods' cgroups are elsewhere", path=root, flag="--path.kubecgroup")
-    pool = cgroups.pool_cpus(root)
+    pool = snapshot.pool_cpus
     default: frozenset[int] = frozenset()
     try:
-        default = cpu_manager.read_checkpoint(snapshot.config.cpucheckpoint).default_cpus
-    except (OSError, ValueError) as error:
-        snapshot.skip(f"the shared pool is taken from {root} alone: {error}")
-    for container in cgroups.containers(root, snapshot.skip):
-        own = container.cpus not in pool and container.cpus.isdisjoint(default)
-        if container.cpus and own:
+        default = snapshot.cpu_checkpoint.default_cpus
+    except ProblemError as error:  # The pods' own set has to do.
+        snapshot.skip(error.problem)
+    for container in snapshot.containers:
+        exclusive = container.cpus not in pool and container.cpus.isdisjoint(default)
+        if container.cpus and exclusive:
             for cpu in sorted(container.cpus):
                 series = labels(
                     container_id=container.id,

@@ -1,27 +1,20 @@
-"""kubepoddevice: which pod holds which PCI device, as the kubelet says."""
+"""kubepoddevice: the PCI devices that pods use, from the kubelet."""
 
 from __future__ import annotations
 
-import time
-
-from sriov_textfile.kubelet import podresources
 from sriov_textfile.metrics import Family, labels
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sriov_textfile.host.snapshot import Snapshot
-
-# Of the time that is left: a kubelet that hangs must not cost what other collectors found.
-_SHARE = 0.8
+    from sriov_textfile.snapshot import Snapshot
 
 
 def collect(snapshot: Snapshot) -> Iterable[Family]:
-    """Return `sriov_kubepoddevice`; raises KubeletError."""
+    """Return `sriov_kubepoddevice`; raises ProblemError."""
     family = Family("sriov_kubepoddevice", "gauge", "A PCI device that a pod's container holds.")
-    seconds = (snapshot.deadline - time.monotonic()) * _SHARE
-    for device in podresources.pod_devices(snapshot.config.kubeletsocket, seconds):
+    for device in snapshot.pod_devices:
         series = labels(
             container=device.container,
             dev_type=device.type,

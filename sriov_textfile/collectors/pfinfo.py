@@ -1,4 +1,4 @@
-"""pfinfo: every PF, its driver, which reader serves its VFs, and how many VFs it has."""
+"""pfinfo: every PF, its driver, the readers of its VFs' counters, and how many VFs it has."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sriov_textfile.host.pci import Pf
-    from sriov_textfile.host.snapshot import Snapshot
+    from sriov_textfile.snapshot import Snapshot
 
 
 def collect(snapshot: Snapshot) -> Iterable[Family]:
-    """Return `sriov_pf_info`, `sriov_pf_total_vfs` and `sriov_pf_num_vfs` for each PF."""
+    """Return `sriov_pf_info`, `sriov_pf_total_vfs` and `sriov_pf_num_vfs` for each PF.
+
+    Raises ProblemError.
+    """
     info = Family(
         "sriov_pf_info",
         "gauge",
@@ -41,7 +44,7 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
 
 
 def _readers(snapshot: Snapshot, pf: Pf) -> str:
-    # With vfstats off nobody reads the counters, and naming the reader is no reason to.
+    # With vfstats off the counters are not read, and the label is not worth reading them.
     if "vfstats" not in snapshot.config.collectors:
         return ""
-    return ",".join(snapshot.vf_counters(pf).readers)
+    return ",".join(snapshot.vf_counters(pf).served)

@@ -1,10 +1,9 @@
-"""vfinfo: how each VF is configured, and which driver and netdev has it."""
+"""vfinfo: how each VF is configured, and the driver and netdev that it has."""
 
 from __future__ import annotations
 
-from sriov_textfile.host import pci
-from sriov_textfile.host.rtnetlink import NetlinkDecodeError, NetlinkError
 from sriov_textfile.metrics import Family, labels
+from sriov_textfile.problems import ProblemError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
     from sriov_textfile.host.pci import Pf
     from sriov_textfile.host.rtnetlink import Vf
-    from sriov_textfile.host.snapshot import Snapshot
+    from sriov_textfile.snapshot import Snapshot
 
 
 _SETTINGS = ("mac", "vlan", "qos", "vlan_proto", "spoofchk", "trust", "link_state")
@@ -21,8 +20,8 @@ _SETTINGS = ("mac", "vlan", "qos", "vlan_proto", "spoofchk", "trust", "link_stat
 def collect(snapshot: Snapshot) -> Iterable[Family]:
     """Return `sriov_vf_info` for each VF, and its rate limits where they are set.
 
-    The kernel is not asked again where vfstats has asked it. What it does not say, as of a VF
-    whose PF has no netdev, is an empty label.
+    A label is empty where the kernel does not report it, as for all VFs of a PF without netdev.
+    Raises ProblemError.
     """
     info = Family("sriov_vf_info", "gauge", "A VF as its PF has configured it, and who has it.")
     least = Family("sriov_vf_min_tx_rate_mbps", "gauge", "Rate that the VF is sure of, in Mbit/s.")
@@ -48,9 +47,9 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
 
 def _driver_and_netdev(snapshot: Snapshot, address: str) -> tuple[str, str]:
     try:
-        return pci.vf_driver_and_netdev(snapshot.config.sysbuspci, address)
-    except OSError as error:
-        snapshot.skip(f"cannot read driver and netdev of VF {address}: {error}")
+        return snapshot.vf_driver_and_netdev(address)
+    except ProblemError as error:
+        snapshot.skip(error.problem)
         return "", ""
 
 
@@ -59,13 +58,13 @@ def _configured(snapshot: Snapshot, pf: Pf) -> dict[int, Vf]:
         return {}
     try:
         return snapshot.link(pf).vfs
-    except (NetlinkError, NetlinkDecodeError) as error:
-        snapshot.problem(f"configuration of VFs, PF {pf.netdev}: {error}")
+    except ProblemError as error:
+        snapshot.fail(error.problem)
         return {}
 
 
 def _settings(vf: Vf | None) -> dict[str, str]:
-    """Return the labels that rtnetlink fills; a VLAN of none is empty, not 0."""
+    """Return the labels that come from rtnetlink; without a VLAN its labels are empty, not 0."""
     if vf is None:
         return dict.fromkeys(_SETTINGS, "")
     vlan = bool(vf.vlan)

@@ -1,4 +1,4 @@
-"""vfstats: the counters of every VF, as the PF's driver counts them."""
+"""vfstats: the counters of every VF, as the PF's driver reports them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sriov_textfile.host.snapshot import Snapshot
+    from sriov_textfile.snapshot import Snapshot
 
-# The counters that are known, in the order in which they are written; a driver's own follow by
-# name.
+# The standard counters in the order of the page; a driver's own follow, sorted by name.
 HELP = {
     "rx_bytes": "Bytes that the VF received.",
     "tx_bytes": "Bytes that the VF sent.",
@@ -26,7 +25,10 @@ HELP = {
 
 
 def collect(snapshot: Snapshot) -> Iterable[Family]:
-    """Return a counter `sriov_vf_<name>` for each counter that a reader found for a VF."""
+    """Return a family `sriov_vf_<name>` for each counter that a reader found.
+
+    Raises ProblemError.
+    """
     families = {name: _family(name, help) for name, help in HELP.items()}
     for pf in snapshot.pfs:
         counters = snapshot.vf_counters(pf).by_vf

@@ -1,6 +1,7 @@
-"""Draws conclusions from a Report: what is wrong, what that means, and what to do.
+"""Draws conclusions from a Report: what is wrong, what it means, and what to do.
 
-Each rule below is a generator of findings, and RULES lists them in the order of the printing.
+Each rule is a generator of findings, and RULES has them in the order of the output. A problem
+that a collection would log becomes a finding by itself, unless a rule explains it better.
 """
 
 from __future__ import annotations
@@ -9,43 +10,104 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 
-from sriov_textfile.doctor.report import Finding, Pf, Report, Textfile, Vf
+from sriov_textfile.doctor.report import Finding, Report, Textfile
+from sriov_textfile.inventory import Pf, Vf
+from sriov_textfile.problems import Problem
 
-# Drivers that were seen to have no ndo_get_vf_stats.
-_SILENT_DRIVERS = ("igb",)
-# Drivers that leave a device to a guest or to a program of userspace.
+# Drivers known to have no ndo_get_vf_stats.
+_DRIVERS_WITHOUT_COUNTERS = ("igb",)
+# Drivers that assign a device to a virtual machine or to a program in userspace.
 _USERSPACE_DRIVERS = ("vfio-pci", "igb_uio", "uio_pci_generic", "pci-stub")
-_MOST_SKIPPED = 20
+_MAX_OF_A_KIND = 20
+
+# What the problems of collections mean; what it means for a path depends on the flag.
+_MEANINGS = {
+    "--path.sysbuspci": "no PF and no VF can be found; this is what a container without the host's"
+    " /sys looks like",
+    "--path.sysclassnet": "the sysfs reader finds no counters; this is what a container without the"
+    " host's /sys looks like",
+    "--path.nodecpuinfo": "kubepodcpu fails: there is no sriov_cpu_info and no sriov_kubepodcpu",
+    "--path.kubecgroup": "kubepodcpu fails: there is no sriov_kubepodcpu",
+    "--path.cpucheckpoint": "the shared pool is unknown: sriov_kubepodcpu may list containers that"
+    " run in the pool",
+    "rtnetlink": "configuration and counters that only rtnetlink has are missing, and"
+    " sriov_scrape_collector_success is 0",
+    "reader-failed": "counters are missing unless another reader has them, and"
+    " sriov_scrape_collector_success is 0",
+    "kubelet": "nothing is known about which pod uses which VF: there is no sriov_kubepoddevice",
+    "missing-package": "the collector that needs it has no metrics",
+    "unexpected": "metrics are missing or incomplete, and sriov_scrape_collector_success is 0",
+    "unreadable-device": "if it is a PF, all of its metrics are missing",
+    "unreadable": "it is left out of the metrics and counted in sriov_scrape_collector_skipped",
+    "bad-counter": "the counter is left out and counted in sriov_scrape_collector_skipped",
+    "repeated-series": "the first value is exported, the second is counted in"
+    " sriov_scrape_collector_skipped",
+}
+_HINTS = {
+    "unreadable-device": "check that this user can read it; if so, see dmesg for its driver",
+    "unreadable": "check that this user can read it; if so, see dmesg for errors of the driver",
+    "bad-counter": "the driver publishes it this way: see whether a newer one is better",
+    "repeated-series": "see which devices or pods share the name and address in the labels",
+}
+_LOOK = "see dmesg and the log of the service"
+# Problems that a rule combines into findings of its own.
+_COMBINED = ("unknown-netdev",)
 
 
 def findings(report: Report) -> list[Finding]:
     """Return everything that keeps a metric away or makes it doubtful."""
-    found = [finding for rule in RULES for finding in rule(report)]
-    return found + list(_unexplained(report, {finding.code for finding in found}))
+    return [finding for rule in RULES for finding in rule(report)]
 
 
-def _missing_mounts(report: Report) -> Iterator[Finding]:
-    meanings = {
-        "path.sysbuspci": "no PF and no VF can be found; a container without the host's /sys looks"
-        " like this",
-        "path.sysclassnet": "the sysfs reader finds no counters; a container without the host's"
-        " /sys looks like this",
-        "path.nodecpuinfo": "kubepodcpu fails: there is no sriov_cpu_info and no sriov_kubepodcpu",
-        "path.kubecgroup": "kubepodcpu fails: there is no sriov_kubepodcpu",
-        "path.cpucheckpoint": "the shared pool is not known: containers that run on it may seem to"
-        " have CPUs to themselves in sriov_kubepodcpu",
-    }
-    for problem in [*report.paths, *report.cpus.problems]:
-        flag = f"--{problem.flag}"
+def _problems(report: Report) -> Iterator[Finding]:
+    """Yield a finding for each problem of the collectors, and one for the rest of its kind."""
+    shown: dict[str, int] = {}
+    unlisted = [report.inventory.problem] if report.inventory.problem else []
+    for problem in _distinct([*unlisted, *report.failed, *report.skipped]):
+        if problem.code in _COMBINED:
+            continue
+        shown[problem.code] = shown.get(problem.code, 0) + 1
+        if shown[problem.code] <= _MAX_OF_A_KIND:
+            yield _finding(problem)
+    for code, count in shown.items():
+        if count > _MAX_OF_A_KIND:
+            yield Finding(
+                code,
+                "",
+                f"{count - _MAX_OF_A_KIND} more problems of this kind",
+                _MEANINGS.get(code, ""),
+                "use --json to see all of them",
+            )
+
+
+def _finding(problem: Problem) -> Finding:
+    meaning = _MEANINGS.get(problem.subject) or _MEANINGS.get(problem.code, "")
+    hint = problem.hint or _HINTS.get(problem.code, _LOOK)
+    return Finding(problem.code, problem.subject, problem.reason, meaning, hint)
+
+
+def _distinct(problems: list[Problem]) -> list[Problem]:
+    """Return problems each once: two collectors may have met the same."""
+    found = {(problem.code, problem.subject, problem.reason): problem for problem in problems}
+    return list(found.values())
+
+
+def _missing_netdevs(report: Report) -> Iterator[Finding]:
+    """Find a --path.sysclassnet that is not the host's: none of the PFs' netdevs is in it."""
+    pfs = [pf for pf in report.inventory.pfs if pf.netdev and pf.vfs and _asked(pf, "sysfs")]
+    if pfs and not any(pf.netdev_in_sysfs for pf in pfs):
+        flag = "--path.sysclassnet"
         yield Finding(
             "missing-mount",
             flag,
-            problem.reason,
-            meanings[problem.flag],
-            problem.mend
-            or f"correct {flag}; in a container, mount the host's files there as the manifests in"
-            f" deployment/ do; if they are there, run as a user who may read them",
+            f"the folder of {flag} has none of the PFs' netdevs ({pfs[0].netdev} …)",
+            _MEANINGS[flag],
+            f"set {flag}; in a container, mount the host's there",
         )
+
+
+def _asked(pf: Pf, name: str) -> bool:
+    return any(reader.asked for reader in pf.readers if reader.name == name)
 
 
 def _collectors_off(report: Report) -> Iterator[Finding]:
@@ -55,162 +117,125 @@ def _collectors_off(report: Report) -> Iterator[Finding]:
             "vfstats",
             "--collector.vfstats is off",
             "there are no sriov_vf_* counters",
-            "remove --collector.vfstats=false or --no-collector.vfstats, unless that is meant",
+            "remove --collector.vfstats=false or --no-collector.vfstats, unless that is intended",
         )
-
-
-def _no_pf(report: Report) -> Iterator[Finding]:
-    if report.pfs or report.paths:
-        return
-    if report.left_out:
-        yield Finding(
-            "no-pf",
-            "",
-            f"--collector.pf-include or pf-exclude leaves out every PF ({report.left_out})",
-            "there are no sriov_vf_* and sriov_pf_* metrics",
-            "correct the two regular expressions: they are searched for in the PF's netdev",
-        )
-    elif not any(message.startswith("cannot read PCI device") for message in report.skipped):
-        yield Finding(
-            "no-pf",
-            "",
-            "no network device of this host can have VFs (none has sriov_totalvfs)",
-            "there are no sriov_vf_* and sriov_pf_* metrics; this is right for a host without"
-            " SR-IOV, and for a virtual machine that was given VFs",
-            "turn SR-IOV on in the firmware of host and NIC, and load the PF's driver",
-        )
-
-
-def _other_namespace(report: Report) -> Iterator[Finding]:
-    unknown = [pf for pf in report.pfs if pf.unknown_here]
-    if not any(_failure(pf, "netlink") for pf in unknown):
-        return  # A collection has no use for them, or sysfs had everything.
-    names = ", ".join(pf.netdev for pf in unknown)
-    if len(unknown) == len([pf for pf in report.pfs if pf.netdev]):
-        yield Finding(
-            "wrong-network-namespace",
-            names,
-            f"sysfs shows PFs whose netdevs the kernel does not know here: {names}",
-            "this is not the host's network namespace, and rtnetlink tells nothing of the host's"
-            " PFs: the netlink reader has no counters, vfinfo no configuration",
-            "run in the host's network namespace; in a pod: hostNetwork: true",
-        )
-    else:
-        yield Finding(
-            "netdev-gone",
-            names,
-            f"sysfs showed netdevs that the kernel does not know: {names}",
-            "they were removed or renamed meanwhile, or moved to another network namespace",
-            "run doctor again",
-        )
-
-
-def _failure(pf: Pf, name: str) -> str:
-    return next(reader.failure for reader in pf.readers if reader.name == name)
 
 
 def _is_on(report: Report, name: str) -> bool:
     return any(collector.name == name for collector in report.collectors)
 
 
-def _failed_readers(report: Report) -> Iterator[Finding]:
-    for pf in report.pfs:
-        for reader in pf.readers:
-            if reader.failure and not (reader.name == "netlink" and pf.unknown_here):
-                yield Finding(
-                    "reader-failed",
-                    pf.netdev,
-                    f"the {reader.name} reader fails for {pf.netdev}: {reader.failure}",
-                    "what it should give is missing unless another reader has it, and"
-                    " sriov_scrape_collector_success is 0",
-                    "see dmesg for what the driver says; allow more time with --timeout if it is"
-                    " slow",
-                )
+def _no_pf(report: Report) -> Iterator[Finding]:
+    found = report.inventory
+    if found.pfs or found.problem:
+        return
+    if found.left_out:
+        yield Finding(
+            "no-pf",
+            "",
+            f"--collector.pf-include or --collector.pf-exclude leaves out every PF"
+            f" ({found.left_out})",
+            "there are no sriov_vf_* and sriov_pf_* metrics",
+            "correct the two regular expressions: they are searched for in the PF's netdev name",
+        )
+    elif not any(problem.code == "unreadable-device" for problem in report.skipped):
+        yield Finding(
+            "no-pf",
+            "",
+            "no network device of this host supports SR-IOV (none has sriov_totalvfs)",
+            "there are no sriov_vf_* and sriov_pf_* metrics; that is normal on a host without"
+            " SR-IOV, and in a virtual machine that was given VFs",
+            "enable SR-IOV in the firmware of the host and the NIC, and load the PF's driver",
+        )
+
+
+def _other_namespace(report: Report) -> Iterator[Finding]:
+    if not any(problem.code == "unknown-netdev" for problem in report.failed):
+        return  # No collection asks the kernel about these netdevs.
+    pfs = [pf for pf in report.inventory.pfs if pf.netdev]
+    unknown = [pf for pf in pfs if pf.link_problem and pf.link_problem.code == "unknown-netdev"]
+    names = ", ".join(pf.netdev for pf in unknown)
+    if len(unknown) == len(pfs):
+        yield Finding(
+            "wrong-network-namespace",
+            names,
+            f"sysfs has PFs whose netdevs are not in this network namespace: {names}",
+            "this is not the host's network namespace, and rtnetlink does not show the host's PFs:"
+            " the netlink reader has no counters, and vfinfo has no configuration",
+            "run in the host's network namespace; in a pod: hostNetwork: true",
+        )
+    else:
+        yield Finding(
+            "netdev-gone",
+            names,
+            f"sysfs had netdevs that the kernel does not have: {names}",
+            "they were removed or renamed in the meantime, or moved to another network namespace",
+            "run doctor again",
+        )
 
 
 def _too_slow(report: Report) -> Iterator[Finding]:
     seconds = sum(collector.seconds for collector in report.collectors)
-    if seconds > report.seconds_allowed:
-        each = ", ".join(f"{one.name} {one.seconds:.1f} s" for one in report.collectors)
+    if seconds > report.timeout_seconds:
+        each = ", ".join(
+            f"{collector.name} {collector.seconds:.1f} s" for collector in report.collectors
+        )
         yield Finding(
             "too-slow",
             "",
-            f"the collectors took {seconds:.1f} s ({each}), and --timeout allows"
-            f" {report.seconds_allowed:g} s",
-            "a collection that takes as long writes nothing",
-            "set a longer --timeout; leave out PFs that nobody needs with --collector.pf-exclude",
+            f"the collectors took {seconds:.1f} s ({each}); --timeout is"
+            f" {report.timeout_seconds:g} s",
+            "a collection that takes this long writes nothing",
+            "set a longer --timeout, or leave out PFs with --collector.pf-exclude",
         )
 
 
-# What explains the failure of a collector, if it is found. One that is not here explains itself.
-_EXPLAINED = {
-    "vfstats": {"missing-mount", "wrong-network-namespace", "netdev-gone", "reader-failed"},
-    "vfinfo": {"missing-mount", "wrong-network-namespace", "netdev-gone", "reader-failed"},
-    "pfinfo": {"missing-mount"},
-    "kubepoddevice": {"kubelet"},
-    "kubepodcpu": {"missing-mount"},
-}
-
-
-def _unexplained(report: Report, codes: set[str]) -> Iterator[Finding]:
-    for collector in report.collectors:
-        if not collector.success and not codes & _EXPLAINED.get(collector.name, set()):
-            yield Finding(
-                "collector-failed",
-                collector.name,
-                f"{collector.name} fails: {'; '.join(collector.problems)}",
-                "its metrics are missing or not complete, and sriov_scrape_collector_success is 0",
-                "see what the message says; allow more time with --timeout if something is slow",
-            )
-
-
 def _no_netdev(report: Report) -> Iterator[Finding]:
-    for pf in report.pfs:
+    for pf in report.inventory.pfs:
         if pf.netdev:
             continue
         if pf.driver in _USERSPACE_DRIVERS:
-            meaning = "the PF belongs to a guest or to a program in userspace"
-            mend = "bind the PF to its network driver, unless that is meant"
+            meaning = "the PF is assigned to a virtual machine or to a program in userspace"
+            hint = "bind the PF to its network driver, unless this is intended"
         elif not pf.driver:
-            meaning = "no driver has the PF"
-            mend = "load its driver; if that failed, dmesg says why"
+            meaning = "the PF has no driver"
+            hint = "load its driver; if that fails, see dmesg"
         elif pf.kind == "InfiniBand":
-            meaning = "an InfiniBand PF has a netdev only by IP over InfiniBand"
-            mend = "modprobe ib_ipoib; or, if the host has the netdev, run in its network namespace"
+            meaning = "an InfiniBand PF has a netdev only with IP over InfiniBand"
+            hint = "modprobe ib_ipoib; if the host has the netdev, run in its network namespace"
         else:
-            meaning = "its netdev is in another network namespace than this program or its /sys"
-            mend = "run in the host's network namespace; in a pod: hostNetwork: true"
+            meaning = "its netdev is not in the network namespace of this program or of its /sys"
+            hint = "run in the host's network namespace; in a pod: hostNetwork: true"
         yield Finding(
             "no-netdev",
             pf.address,
             f"PF {pf.address} (driver {pf.driver or 'none'}) has no netdev",
             f"{meaning}: no reader has counters for its VFs",
-            f"{mend}. To leave out every PF without netdev: {_leave_out(pf)}",
+            f"{hint}. To leave out every PF without netdev: {_leave_out(pf)}",
         )
 
 
 def _no_vfs(report: Report) -> Iterator[Finding]:
-    for pf in {pf.address: pf for pf in report.pfs if not pf.vfs}.values():
+    for pf in {pf.address: pf for pf in report.inventory.pfs if not pf.vfs}.values():
         name = pf.netdev or pf.address
         create = (
-            f"echo N > /sys/bus/pci/devices/{pf.address}/sriov_numvfs, or let the SR-IOV operator"
-            " do it"
+            f"echo N > /sys/bus/pci/devices/{pf.address}/sriov_numvfs, or use the SR-IOV operator"
             if pf.total_vfs
-            else "turn SR-IOV on in the NIC's firmware or in the driver's parameters"
+            else "enable SR-IOV in the NIC's firmware or with a parameter of the driver"
         )
         yield Finding(
             "no-vfs",
             name,
-            f"{name} has no VFs, and could have {pf.total_vfs}",
+            f"{name} has no VFs; it supports {pf.total_vfs}",
             "there are no sriov_vf_* metrics for it",
-            f"{create}; if none are wanted: {_leave_out(pf)}",
+            f"{create}. If it should have none: {_leave_out(pf)}",
         )
 
 
 def _no_counters(report: Report) -> Iterator[Finding]:
-    for pf in report.pfs:
+    for pf in report.inventory.pfs:
         without = [vf for vf in pf.vfs if not vf.counters]
-        explained = pf.unknown_here or any(reader.failure for reader in pf.readers)
+        explained = pf.link_problem or any(reader.failure for reader in pf.readers)
         if not without or not pf.netdev or explained or not _is_on(report, "vfstats"):
             continue
         yield Finding(
@@ -218,84 +243,76 @@ def _no_counters(report: Report) -> Iterator[Finding]:
             pf.netdev,
             f"no reader has counters for {len(without)} of the {len(pf.vfs)} VFs of {pf.netdev}",
             "; ".join(f"{reader.name}: {reader.why_not}" for reader in pf.readers),
-            f"switch readers on, if one is off; else see what driver {pf.driver} can do"
-            " (docs/hardware.md): a newer kernel or the vendor's own driver may count",
+            f"switch on a reader that is off; otherwise see what driver {pf.driver} supports"
+            " (docs/hardware.md): a newer kernel or the vendor's driver may have VF counters",
         )
 
 
 def _only_zeros(report: Report) -> Iterator[Finding]:
-    for pf in report.pfs:
+    for pf in report.inventory.pfs:
         served = {reader.name: reader.vfs for reader in pf.readers}
         counters = [vf.counters for vf in pf.vfs if vf.counters]
         if not served["netlink"] or any(any(values.values()) for values in counters):
             continue
         evidence = [text for vf in pf.vfs if (text := _in_use(vf))]
-        silent = pf.driver in _SILENT_DRIVERS
-        if not (silent or evidence):
+        known = pf.driver in _DRIVERS_WITHOUT_COUNTERS
+        if not (known or evidence):
             continue
         although = f", although {evidence[0]}" if evidence else ""
         meaning = (
-            f"driver {pf.driver} gives the kernel no VF counters"
-            if silent
-            else f"either they are all idle, or driver {pf.driver} gives the kernel no VF counters"
+            f"driver {pf.driver} has no VF counters"
+            if known
+            else f"either all of them are idle, or driver {pf.driver} has no VF counters"
         )
         yield Finding(
             "only-zeros",
             pf.netdev,
-            f"all counters of the {len(counters)} VFs of {pf.netdev} are 0{although}",
-            f"{meaning}; the kernel then reports zeros, which look the same as those of idle VFs",
-            "use a driver that provides counters (docs/hardware.md); until then leave the zeros"
-            f" out: {_leave_out(pf)}",
+            f"all counters of the {_vfs(len(counters))} of {pf.netdev} are 0{although}",
+            f"{meaning}; without VF counters the kernel reports 0, indistinguishable from idle VFs",
+            "use a driver with VF counters (docs/hardware.md); until then leave the zeros out:"
+            f" {_leave_out(pf)}",
         )
 
 
+def _vfs(count: int) -> str:
+    return f"{count} VF{'' if count == 1 else 's'}"
+
+
 def _in_use(vf: Vf) -> str:
-    """Say why a VF should have counted something; "" where nothing is known."""
+    """Return why a VF should have counted something, or "" if no reason is known."""
     if vf.netdev_packets:
-        return f"{vf.netdev} (VF {vf.number}) itself has counted {vf.netdev_packets} packets"
+        return f"{vf.netdev} (VF {vf.number}) has itself counted {vf.netdev_packets} packets"
     if vf.pods:
-        return f"{vf.pods[0]} holds VF {vf.number}"
+        return f"pod {vf.pods[0]} uses VF {vf.number}"
     if vf.driver == "vfio-pci":
-        return f"VF {vf.number} is bound to vfio-pci for a guest"
+        return f"VF {vf.number} is bound to vfio-pci for a virtual machine"
     return ""
 
 
 def _wrapped(report: Report) -> Iterator[Finding]:
-    for pf in report.pfs:
+    for pf in report.inventory.pfs:
         if pf.vf_list_wrapped:
             yield Finding(
                 "more-vfs-than-other-tools-see",
                 pf.netdev,
-                f"the kernel's list of the {len(pf.vfs)} VFs of {pf.netdev} is longer than its own"
-                " length of 16 bits can say",
-                "what this program writes is complete; ip, pyroute2 and exporters that believe the"
-                " length show few of these VFs or none",
-                "nothing for these metrics; do not check them with other tools",
+                f"the kernel's list of the {len(pf.vfs)} VFs of {pf.netdev} is longer than its"
+                " 16-bit length field can express",
+                "the metrics are complete; ip, pyroute2 and exporters that trust the length show"
+                " few of these VFs or none",
+                "nothing to fix for these metrics; do not compare them with other tools",
             )
 
 
-def _kubelet(report: Report) -> Iterator[Finding]:
-    kubelet = report.kubelet
-    if kubelet.wanted and kubelet.problem:
-        yield Finding(
-            "kubelet",
-            kubelet.socket,
-            kubelet.problem.reason,
-            "it is not known which pod holds which VF: there is no sriov_kubepoddevice",
-            kubelet.problem.mend or "see what the kubelet logs: journalctl -u kubelet",
-        )
-
-
 def _cpu_policy(report: Report) -> Iterator[Finding]:
-    cpus = report.cpus
-    if cpus.wanted and cpus.policy not in ("", "static"):
+    cpus = report.inventory.cpus
+    if cpus.enabled and cpus.policy not in ("", "static"):
         yield Finding(
             "cpu-manager-policy",
             "",
-            f"the kubelet's CPU manager has the policy {cpus.policy}",
-            "no container has CPUs to itself, so there is no sriov_kubepodcpu",
-            "set cpuManagerPolicy: static in the kubelet's configuration, if pods shall have"
-            " exclusive CPUs; else turn kubepodcpu off",
+            f"the policy of the kubelet's CPU manager is {cpus.policy}",
+            "no container has exclusive CPUs, so there is no sriov_kubepodcpu",
+            "set cpuManagerPolicy: static in the kubelet's configuration if pods should have"
+            " exclusive CPUs; otherwise turn kubepodcpu off",
         )
 
 
@@ -308,9 +325,9 @@ def _textfile(report: Report) -> Iterator[Finding]:
         yield Finding(
             "textfile-folder-missing",
             folder,
-            f"there is no folder {folder}",
+            f"the folder {folder} does not exist",
             f"{path} cannot be written, and node_exporter has nothing to read",
-            "make the folder, or correct --textfile.path; in a container mount it",
+            "create the folder, or correct --textfile.path; in a container, mount it",
         )
         return
     if textfile.problem:
@@ -318,81 +335,61 @@ def _textfile(report: Report) -> Iterator[Finding]:
             "textfile-path",
             path,
             textfile.problem,
-            f"whether {path} is written and read is not known",
-            "run as a user who may look there, or correct --textfile.path",
+            f"it is unknown whether {path} is written and read",
+            "run as a user with access, or correct --textfile.path",
         )
     elif not textfile.writable:
         yield Finding(
             "textfile-not-writable",
             folder,
             f"{report.user} cannot write into {folder}",
-            f"{path} cannot be written by this user and stays as it is",
-            f"run as a user who may, or let this one: chgrp and chmod g+w {shlex.quote(folder)}; if"
-            " the file system is read-only, mount it writable (in a service: ReadWritePaths=)",
+            f"this user cannot update {path}",
+            f"run as a user that can, or give this one access (chgrp, chmod g+w"
+            f" {shlex.quote(folder)}); if the file system is read-only, mount it writable (in a"
+            " service: ReadWritePaths=)",
         )
     yield from _unread(textfile)
     if textfile.age_seconds is None and not textfile.problem:
         yield Finding(
             "textfile-missing",
             path,
-            f"there is no {path}",
+            f"{path} does not exist",
             "nothing has been written yet",
-            "start what writes it (systemctl start sriov-textfile.timer, cron, the sidecar), and"
-            " look at its log",
+            "start the timer (systemctl start sriov-textfile.timer), cron job or sidecar that"
+            " writes it, and read its log",
         )
     elif (textfile.age_seconds or 0) > textfile.stale_after_seconds:
         yield Finding(
             "textfile-stale",
             path,
             f"{path} was written {textfile.age_seconds:.0f} s ago",
-            "Prometheus still takes its numbers for new ones, and rates are 0",
-            "see why nothing writes it: systemctl status 'sriov-textfile*' and the journal, or the"
-            " log of the container",
+            "Prometheus still scrapes the old values, so rates are 0",
+            "find out why it is no longer written: systemctl status 'sriov-textfile*' and the"
+            " journal, or the log of the container",
         )
 
 
 def _unread(textfile: Textfile) -> Iterator[Finding]:
-    if any(one.reads_ours is not False for one in textfile.node_exporters):
+    if any(exporter.reads_ours is not False for exporter in textfile.node_exporters):
         return
     if textfile.node_exporters:
         others = ", ".join(
-            f"process {one.pid} reads {' and '.join(one.folders) or 'no folder at all'}"
-            for one in textfile.node_exporters
+            f"process {exporter.pid} reads {' and '.join(exporter.folders) or 'no folder'}"
+            for exporter in textfile.node_exporters
         )
         what = f"no node_exporter reads {textfile.folder}: {others}"
     elif textfile.sees_processes:
-        what = f"no node_exporter runs on this host, so none reads {textfile.folder}"
+        what = f"no node_exporter runs on this host to read {textfile.folder}"
     else:
-        return  # A container does not see the host's processes: nothing is known.
+        return  # A container does not see the host's processes.
     yield Finding(
         "textfile-not-read",
         textfile.folder,
         what,
-        "what is written there does not reach Prometheus",
+        "files in this folder do not reach Prometheus",
         f"start node_exporter with --collector.textfile.directory={shlex.quote(textfile.folder)},"
-        " or set --textfile.path to a file in the folder that it reads",
+        " or set --textfile.path to a file in a folder that it reads",
     )
-
-
-def _skipped(report: Report) -> Iterator[Finding]:
-    told = tuple(problem.reason for problem in report.cpus.problems)
-    skipped = [message for message in report.skipped if not message.endswith(told)]
-    for message in skipped[:_MOST_SKIPPED]:
-        yield Finding(
-            "skipped",
-            "",
-            message,
-            "it is left out of the metrics and counted in sriov_scrape_collector_skipped",
-            "see whether this user may read it; the driver may be at fault, too",
-        )
-    if more := len(skipped[_MOST_SKIPPED:]):
-        yield Finding(
-            "skipped",
-            "",
-            f"{more} more inputs cannot be read",
-            "they are left out of the metrics, too",
-            "see them all with --json",
-        )
 
 
 def _leave_out(pf: Pf) -> str:
@@ -400,19 +397,17 @@ def _leave_out(pf: Pf) -> str:
 
 
 RULES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
-    _missing_mounts,
+    _missing_netdevs,
     _collectors_off,
     _no_pf,
     _other_namespace,
-    _failed_readers,
+    _problems,
     _too_slow,
     _no_netdev,
     _no_vfs,
     _no_counters,
     _only_zeros,
     _wrapped,
-    _kubelet,
     _cpu_policy,
     _textfile,
-    _skipped,
 )

@@ -1,4 +1,4 @@
-"""Finds the node_exporters that run, and the folders whose .prom files each reads.
+"""Finds the running node_exporters, and the folders whose .prom files each reads.
 
 The command line: /proc/<pid>/cmdline, proc(5).
 """
@@ -11,7 +11,7 @@ import os
 
 from sriov_textfile.doctor.report import NodeExporter
 
-# Where a program reads if its flag says nothing: Debian's has a default of its own.
+# The folders that a program reads without the flag: Debian's build has a default.
 _DEFAULT_FOLDERS: dict[str, list[str]] = {
     "node_exporter": [],
     "prometheus-node-exporter": ["/var/lib/prometheus/node-exporter"],
@@ -23,7 +23,7 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 
 
 def running(folder: str, proc: str = "/proc") -> list[NodeExporter]:
-    """Return the node_exporters that run, and for each whether it reads `folder`."""
+    """Return the running node_exporters, and for each whether it reads `folder`."""
     found = []
     for name in sorted(os.listdir(proc)) if os.path.isdir(proc) else []:
         if name.isdecimal() and (words := _command_line(f"{proc}/{name}/cmdline")):
@@ -38,9 +38,9 @@ def running(folder: str, proc: str = "/proc") -> list[NodeExporter]:
 
 
 def sees_processes(proc: str = "/proc") -> bool:
-    """Return whether all of the host's processes are seen.
+    """Return whether all of the host's processes are visible.
 
-    In most containers they are not, and for users other than root where /proc is mounted with
+    They are not in most containers, nor for users other than root where /proc is mounted with
     hidepid.
     """
     try:
@@ -54,7 +54,7 @@ def _command_line(path: str) -> list[str]:
     try:
         with open(path, "rb") as file:
             return [os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0") if word]
-    except OSError:  # It has ended, or is not to be seen.
+    except OSError:  # It has ended, or is not visible.
         return []
 
 
@@ -64,7 +64,7 @@ def _is_off(words: list[str]) -> bool:
 
 
 def _folders(words: list[str]) -> list[str]:
-    """Return what the flag says, which may be given again and again."""
+    """Return the values of the flag, which may be given several times."""
     folders = []
     for position, word in enumerate(words):
         flag, equals, value = word.partition("=")
@@ -74,9 +74,9 @@ def _folders(words: list[str]) -> list[str]:
 
 
 def _reads(folder: str, patterns: list[str], process: str) -> bool | None:
-    """Return whether a process reads our folder, or None if it may do so in its own container.
+    """Return whether a process reads our folder, or None if that is unknown.
 
-    Its paths are seen from its own root and working directory. A path may be a pattern.
+    Its paths are relative to its own root and working directory. A path may be a pattern.
     """
     unsure = False
     for pattern in patterns:
@@ -84,7 +84,7 @@ def _reads(folder: str, patterns: list[str], process: str) -> bool | None:
             path = os.path.join(os.readlink(f"{process}/cwd"), pattern)
             if os.path.samefile(folder, f"{process}/root{path}"):
                 return True
-        except PermissionError:  # Only root may look; the same name may be another folder there.
+        except PermissionError:  # Only root may look; the path may be another folder there.
             unsure = True
         except OSError:  # The process' root has no such path.
             if glob.has_magic(pattern) and fnmatch.fnmatchcase(folder, pattern):

@@ -11,17 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from sriov_textfile.collectors import vfstats
-from sriov_textfile.doctor.report import (
-    Cpus,
-    Finding,
-    Kubelet,
-    Pf,
-    Reader,
-    Report,
-    Textfile,
-    Vf,
-)
+from sriov_textfile.doctor.report import Finding, Report, Textfile
+from sriov_textfile.inventory import Cpus, Kubelet, Pf, ReaderUse, Vf
 from sriov_textfile.log import printable
+from sriov_textfile.problems import Problem
+from sriov_textfile.table import aligned
 
 # Numbers of ECMA-48's SGR.
 _PLAIN, _BOLD, _RED, _GREEN = "", "1", "31", "32"
@@ -29,15 +23,23 @@ _WIDTH, _LEAST_WIDTH = 100, 60
 
 
 def as_json(report: Report) -> str:
-    """Return the whole report, with `healthy` for what the exit code says."""
-    healthy = not report.findings
-    return json.dumps({"healthy": healthy, **asdict(report)}, indent=2) + "\n"
+    """Return the report as docs/doctor.md documents it; `healthy` agrees with the exit code."""
+    facts = asdict(report)
+    inventory = facts.pop("inventory")
+    findings = facts.pop("findings")
+    whole = {"healthy": not findings, **facts, **inventory, "findings": findings}
+    return json.dumps(whole, indent=2, default=_plain) + "\n"
+
+
+def _plain(value: object) -> dict[str, str]:
+    assert isinstance(value, Problem)
+    return {name: getattr(value, name) for name in ("code", "subject", "reason", "hint")}
 
 
 def terminal() -> tuple[int, bool]:
-    """Return the width of standard output, and whether it takes colours: a terminal does.
+    """Return the width of standard output, and whether it shows colours, as a terminal does.
 
-    NO_COLOR, if set, says that the user wants none (https://no-color.org).
+    NO_COLOR in the environment turns them off (https://no-color.org).
     """
     if sys.stdout is None or not sys.stdout.isatty():
         return _WIDTH, False
@@ -49,8 +51,8 @@ def terminal() -> tuple[int, bool]:
 def as_text(report: Report, width: int, colour: bool) -> str:
     """Return the report as lines; sentences are wrapped at `width`, tables are not.
 
-    `colour` adds a terminal's escape sequences (ECMA-48). Any that come from a device or from
-    another program are shown and not obeyed.
+    `colour` adds escape sequences for a terminal (ECMA-48). Those in names from the machine are
+    shown as text.
     """
     lines = []
     for style, line in _Text(width).report(report):
@@ -69,13 +71,13 @@ class _Text:
         self._width = width
 
     def report(self, report: Report) -> Iterator[_Line]:
-        """Yield all lines: what was looked at in the middle, the conclusions first and last."""
+        """Yield all lines: the number of findings, the facts, the findings."""
         count = _count(len(report.findings), "finding")
-        told = f"{report.host}, {report.kernel}, {report.time}: {count}"
+        title = f"{report.host}, {report.kernel}, {report.time}: {count}"
         style = _RED if report.findings else _GREEN
-        yield from self._wrapped(style, "", f"{told}, at the end" if report.findings else told)
+        yield from self._wrapped(style, "", f"{title}, see below" if report.findings else title)
         yield _PLAIN, ""
-        for pf in report.pfs:
+        for pf in report.inventory.pfs:
             yield from self._pf(pf)
             yield _PLAIN, ""
         yield from self._facts("", _surroundings(report))
@@ -91,7 +93,8 @@ class _Text:
         for table in (_configuration(pf.vfs), _counters(pf.vfs)):
             if len(table) > 1:
                 yield _PLAIN, ""
-                yield from _table(table)
+                for line in aligned(table):
+                    yield _PLAIN, f"  {line}"
 
     def _facts(self, indent: str, facts: Sequence[tuple[str, str]]) -> Iterator[_Line]:
         longest = max(len(name) for name, _ in facts)
@@ -101,7 +104,7 @@ class _Text:
     def _finding(self, number: int, finding: Finding) -> Iterator[_Line]:
         yield from self._wrapped(_BOLD, f"{number}. ", f"{finding.code}: {finding.what}")
         yield from self._wrapped(_PLAIN, "   meaning  ", finding.meaning)
-        yield from self._wrapped(_PLAIN, "   to do    ", finding.mend)
+        yield from self._wrapped(_PLAIN, "   to do    ", finding.hint)
 
     def _wrapped(self, style: str, start: str, text: str) -> Iterator[_Line]:
         lines = textwrap.wrap(
@@ -121,13 +124,13 @@ def _count(number: int, what: str) -> str:
 
 
 def _nothing_found(report: Report) -> str:
-    looked_at = {
-        "pods": report.kubelet.asked,
-        "CPUs": report.cpus.wanted,
+    checked = {
+        "pods": report.inventory.kubelet.asked,
+        "CPUs": report.inventory.cpus.enabled,
         "textfile": bool(report.textfile),
     }
-    left = [name for name, looked in looked_at.items() if not looked]
-    return f"No findings. Not looked at: {', '.join(left)}." if left else "No findings."
+    left = [name for name, is_checked in checked.items() if not is_checked]
+    return f"No findings. Not checked: {', '.join(left)}." if left else "No findings."
 
 
 def _pf_facts(pf: Pf) -> list[tuple[str, str]]:
@@ -136,20 +139,20 @@ def _pf_facts(pf: Pf) -> list[tuple[str, str]]:
     existing = len(pf.vfs) if pf.num_vfs is None else pf.num_vfs
     return [
         ("driver", f"{pf.driver or 'none'}{version}"),
-        ("firmware", pf.firmware or "not said"),
-        ("NUMA node", pf.numa_node or "not said"),
-        ("link", (pf.link_state or "not said") + speed),
-        ("eswitch", pf.eswitch_mode or "not said"),
+        ("firmware", pf.firmware or "unknown"),
+        ("NUMA node", pf.numa_node or "unknown"),
+        ("link", (pf.link_state or "unknown") + speed),
+        ("eswitch", pf.eswitch_mode or "unknown"),
         ("VFs", f"{existing} of {pf.total_vfs}"),
         *[(f"{reader.name} reader", _serves(reader, pf)) for reader in pf.readers],
-        *([("rtnetlink", pf.configuration_problem)] if pf.configuration_problem else []),
+        *([("rtnetlink", pf.link_problem.text)] if pf.link_problem else []),
     ]
 
 
-def _serves(reader: Reader, pf: Pf) -> str:
+def _serves(reader: ReaderUse, pf: Pf) -> str:
     serves = f"serves {_count(reader.vfs, 'VF')}"
     if reader.vfs and not any(any(vf.counters.values()) for vf in pf.vfs):
-        serves += ", and every counter is 0"
+        serves += "; all counters are 0"
     return f"{serves}; {reader.why_not}" if reader.why_not else serves
 
 
@@ -193,62 +196,50 @@ def _switch(value: bool | None) -> str:
     return "-" if value is None else ("on" if value else "off")
 
 
-def _table(rows: list[list[str]]) -> Iterator[_Line]:
-    """Yield aligned lines; columns of numbers stand to the right."""
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    numbers = [
-        all(cell.isdecimal() or cell == "-" for cell in column[1:])
-        and any(map(str.isdecimal, column))
-        for column in columns
-    ]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numbers, strict=True)
-        ]
-        yield _PLAIN, "  " + "  ".join(cells).rstrip()
-
-
 def _surroundings(report: Report) -> list[tuple[str, str]]:
+    inventory = report.inventory
     facts = [
         ("run by", f"{report.user}, sriov-textfile {report.version}"),
-        ("pods", _pods(report.kubelet)),
-        ("CPUs", _cpus(report.cpus)),
+        ("pods", _pods(inventory.kubelet)),
+        ("CPUs", _cpus(inventory.cpus)),
         ("textfile", _textfile(report.textfile)),
     ]
-    if report.nics:
-        facts.append(("NICs", f"drivers' versions, firmware and links: {report.nics}"))
+    if inventory.problem:
+        facts.append(("PFs", inventory.problem.reason))
+    if inventory.nics:
+        facts.append(("NICs", f"no driver versions, firmware and links: {inventory.nics}"))
     return facts
 
 
 def _pods(kubelet: Kubelet) -> str:
     if not kubelet.asked:
-        return "not looked at: --collector.kubepoddevice is off"
+        return "not checked: --collector.kubepoddevice is off"
     if kubelet.problem:
         return kubelet.problem.reason
     devices = _count(kubelet.devices, "PCI device")
-    return f"hold {devices}, says the kubelet at {kubelet.socket}"
+    return f"use {devices} (from the kubelet at {kubelet.socket})"
 
 
 def _cpus(cpus: Cpus) -> str:
-    if not cpus.wanted:
-        return "not looked at: --collector.kubepodcpu is off"
-    return f"the CPU manager's policy is {cpus.policy or 'not known'}"
+    if not cpus.enabled:
+        return "not checked: --collector.kubepodcpu is off"
+    where = f"; pods' cgroups in {cpus.cgroups}" if cpus.cgroups else ""
+    return f"CPU manager policy {cpus.policy or 'unknown'}{where}"
 
 
 def _textfile(textfile: Textfile | None) -> str:
     if textfile is None:
-        return "not looked at: give --textfile.path as the timer, cron or sidecar has it"
-    age = textfile.problem or "not there"
+        return "not checked: give --textfile.path as the timer, cron job or sidecar has it"
+    age = textfile.problem or "does not exist"
     if textfile.age_seconds is not None and not textfile.problem:
         age = f"written {textfile.age_seconds:.0f} s ago"
-    readers = [str(one.pid) for one in textfile.node_exporters if one.reads_ours]
-    unsure = any(one.reads_ours is None for one in textfile.node_exporters)
+    exporters = textfile.node_exporters
+    readers = [str(exporter.pid) for exporter in exporters if exporter.reads_ours]
+    unknown = any(exporter.reads_ours is None for exporter in exporters)
     if readers:
         read = f"node_exporter (process {', '.join(readers)}) reads its folder"
-    elif unsure or not (textfile.node_exporters or textfile.sees_processes):
-        read = "whether a node_exporter reads its folder cannot be seen from here"
+    elif unknown or not (exporters or textfile.sees_processes):
+        read = "whether a node_exporter reads its folder is not visible from here"
     else:
         read = "no node_exporter reads its folder"
     return f"{textfile.path}: {age}; {read}"

@@ -1,1 +1,1 @@
-"""Reads the machine: knows the kernel's formats, and no metric."""
+"""Reads the machine: knows the kernel's formats, and no metrics."""

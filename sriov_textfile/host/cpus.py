@@ -1,4 +1,4 @@
-"""Reads the NUMA topology of the CPUs, and lists of CPUs as the kernel writes them."""
+"""Reads the NUMA topology of the CPUs, and CPU lists as the kernel writes them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 
 from sriov_textfile.host.files import read
 
-# No kernel has more (CONFIG_NR_CPUS is at most 8192); a wrong list must not fill the memory.
-_MOST_CPUS = 65536
+# No kernel has more (CONFIG_NR_CPUS is at most 8192); a broken list must not fill the memory.
+_MAX_CPUS = 65536
 
 
 def parse_cpu_list(text: str) -> frozenset[int]:
@@ -21,16 +21,16 @@ def parse_cpu_list(text: str) -> frozenset[int]:
             first, dash, last = part.partition("-")
             last = last if dash else first
             numbers = part.isascii() and first.isdecimal() and last.isdecimal()
-            if not numbers or int(last) >= _MOST_CPUS:
-                raise ValueError(f"{part[:40]!r} is no range of CPUs")
+            if not numbers or int(last) >= _MAX_CPUS:
+                raise ValueError(f"{part[:40]!r} is not a range of CPUs")
             cpus.update(range(int(first), int(last) + 1))
     return frozenset(cpus)
 
 
 def numa_nodes(root: str) -> dict[int, str]:
-    """Return the NUMA node of each CPU that is online, below /sys/devices/system/node.
+    """Return the NUMA node of each online CPU, below /sys/devices/system/node.
 
-    A node without CPUs, which has only memory, adds none. Raises OSError, ValueError.
+    A node that has only memory adds no CPU. Raises OSError, ValueError.
     """
     nodes: dict[int, str] = {}
     for name in os.listdir(root):

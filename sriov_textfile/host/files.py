@@ -1,12 +1,12 @@
-"""Reads one small kernel file, and decides which errors mean that a device lacks it."""
+"""Reads one small kernel file, and decides which errors mean that a device does not have it."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-# What the kernel answers for an attribute that this device or driver does not have, or that
-# went away with its device between two reads.
+# What the kernel returns for an attribute that this device or driver does not have, or that
+# disappeared with its device between two reads.
 ABSENT = frozenset(
     {
         errno.ENOENT,
@@ -20,12 +20,12 @@ ABSENT = frozenset(
 
 _U64_DIGITS = 20
 
-# Where a regular file is expected, a FIFO must not stop the program.
+# A FIFO in the place of a regular file must not stop the program.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def read(path: str) -> str | None:
-    """Return the text of a file without its last newline, or None where there is no such file.
+    """Return the text of a file without its last newline, or None if it does not exist.
 
     Raises OSError, with the path, for an error that does not mean absence.
     """
@@ -38,7 +38,7 @@ def read(path: str) -> str | None:
 
 
 def read_int(path: str) -> int | None:
-    """Return the number in a file, or None where there is none; raises OSError as read()."""
+    """Return the number in a file, or None if there is none; raises OSError as read() does."""
     return to_u64(read(path) or "")
 
 
@@ -49,18 +49,18 @@ def to_u64(text: str) -> int | None:
     return None
 
 
-def read_at(path: str, dir_fd: int | None = None, flags: int = 0, most: int = 65536) -> str:
+def read_at(path: str, dir_fd: int | None = None, flags: int = 0, limit: int = 65536) -> str:
     """Return a file's text without the last newline.
 
     The path is relative to the directory `dir_fd`, if that is given; `flags` are added to
-    those of open(2). Raises OSError, also for a file of `most` bytes or more, for half of it
-    might pass for the whole.
+    those of open(2). Raises OSError, also for a file of `limit` bytes or more, because a part
+    of it could pass for the whole.
     """
     fd = os.open(path, _FLAGS | flags, dir_fd=dir_fd)
     try:
-        data = os.read(fd, most)
+        data = os.read(fd, limit)
     finally:
         os.close(fd)
-    if len(data) == most:
+    if len(data) == limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     return data.removesuffix(b"\n").decode("utf-8", "replace")

@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 
 from sriov_textfile.host.files import ABSENT, read, read_int, to_u64
+from sriov_textfile.problems import Problem, cause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Skip = Callable[[Problem], None]
 
 # PCI class codes, without the programming interface.
 _NETWORK_CLASSES = {"0x0200": "Ethernet", "0x0207": "InfiniBand", "0x0280": "other network"}
@@ -37,29 +40,30 @@ class Pf:
         self.kind = ""  # class: Ethernet, InfiniBand, other network
         self.netdev = ""  # net/<netdev>; "" for a PF that has none, as under vfio-pci
         self.driver = ""  # the last part of the link `driver`; "" for none
-        self.numa_node = ""  # numa_node; "" where the kernel says -1
+        self.numa_node = ""  # numa_node; "" where the kernel reports -1
         self.total_vfs = 0  # sriov_totalvfs
         self.num_vfs: int | None = None  # sriov_numvfs
         self.switchdev = False  # whether phys_switch_id names an embedded switch
         self.vfs: dict[int, str] = {}  # virtfn<N>: PCI address of VF N, in the order of N
 
 
-def discover(sysbuspci: str, skip: Callable[[str], None]) -> list[Pf]:
+def discover(sysbuspci: str, skip: Skip) -> list[Pf]:
     """Return every network PF below `sysbuspci`, in the order of PCI addresses and ports.
 
-    A device or VF that goes away while it is read is left out; one that cannot be read is
-    told to `skip` and left out. Raises OSError if the folder itself cannot be read.
+    A device or VF that disappears while it is read is left out; one that cannot be read is
+    passed to `skip` and left out. Raises OSError if the folder itself cannot be read.
     """
     pfs: list[Pf] = []
     vf_addresses: set[str] = set()
-    # Sorted, a PF comes before its VFs, so the folders of VFs need not be looked into.
+    # In this order a PF comes before its VFs, so the folders of VFs need not be read.
     for address in sorted(os.listdir(sysbuspci)):
         if address in vf_addresses:
             continue
         try:
             ports = _ports(sysbuspci, address, skip)
         except OSError as error:
-            skip(f"cannot read PCI device {address}: {error}")
+            reason = f"cannot read PCI device {address}: {cause(error)}"
+            skip(Problem("unreadable-device", address, reason))
             continue
         if ports:
             vf_addresses.update(ports[0].vfs.values())
@@ -71,7 +75,7 @@ def discover(sysbuspci: str, skip: Callable[[str], None]) -> list[Pf]:
 def vf_driver_and_netdev(sysbuspci: str, address: str) -> tuple[str, str]:
     """Return the driver that a VF is bound to and its netdev, each "" if it has none.
 
-    A VF that a pod or a virtual machine has is bound to vfio-pci, or its netdev is in another
+    A VF that a pod or virtual machine uses is bound to vfio-pci, or its netdev is in another
     network namespace. Raises OSError.
     """
     device = f"{sysbuspci}/{address}"
@@ -79,23 +83,24 @@ def vf_driver_and_netdev(sysbuspci: str, address: str) -> tuple[str, str]:
     return _link_name(f"{device}/driver") or "", netdevs[0] if netdevs else ""
 
 
-def _ports(sysbuspci: str, address: str, skip: Callable[[str], None]) -> list[Pf]:
+def _ports(sysbuspci: str, address: str, skip: Skip) -> list[Pf]:
     """Return the PF at this address, once for each of its ports; none for another device.
 
-    A file that is no part of finding the PF, its VFs and its netdev is told to `skip` if it
-    cannot be read.
+    A detail that cannot be read is passed to `skip`: the PF, its VFs and its netdev can be found
+    without it.
     """
 
     def detail(name: str) -> str:
         try:
             return read(f"{device}/{name}") or ""
         except OSError as error:
-            skip(f"cannot read a detail of PF {address}: {error}")
+            path = f"{device}/{name}"
+            skip(Problem("unreadable", path, f"cannot read {cause(error)}"))
             return ""
 
     device = f"{sysbuspci}/{address}"
     total_vfs = read_int(f"{device}/sriov_totalvfs")
-    if total_vfs is None:  # Most devices of a host: nothing else is read of them.
+    if total_vfs is None:  # Most devices of a host; nothing else of them is read.
         return []
     kind = _NETWORK_CLASSES.get((read(f"{device}/class") or "")[:6])
     if kind is None:
@@ -131,7 +136,7 @@ def _vfs(device: str) -> dict[int, str]:
     try:
         links = [name for name in os.listdir(folder) if name.startswith("virtfn")]
         vfs = {}
-        # Relative to the folder, for the way to it from the root is long.
+        # Relative to the folder: resolving the long path from the root takes longer.
         for number in sorted([int(name[6:]) for name in links if name[6:].isdecimal()]):
             if address := _link_name(f"virtfn{number}", folder):
                 vfs[number] = address
@@ -143,9 +148,9 @@ def _vfs(device: str) -> dict[int, str]:
 def _netdevs(net: str) -> list[str]:
     """Return the PF's own netdevs, one for each port, in the order of ports.
 
-    In switchdev mode the folder also holds a representor for each VF (`pf0vf3`, `pf0sf88`, on
-    a DPU `c1pf0vf3`) beside the uplink (`p0`); on InfiniBand it holds a child for each
-    partition, which came after the port's own. The port names: the kernel's
+    In switchdev mode the folder also has a representor for each VF (`pf0vf3`, `pf0sf88`, on
+    a DPU `c1pf0vf3`) beside the uplink (`p0`). On InfiniBand it has a child for each partition,
+    created after the port's own netdev. The port names: the kernel's
     Documentation/networking/switchdev.rst.
     """
     port_names = {name: read(f"{net}/{name}/phys_port_name") or "" for name in _names(net)}

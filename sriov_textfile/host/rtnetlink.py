@@ -7,8 +7,8 @@ rtnetlink.h and if_link.h, and rtnl_fill_vfinfo() in net/core/rtnetlink.c.
 
 from __future__ import annotations
 
-# The module socket, which wraps this one, imports enum and selectors: 8 ms, which is almost
-# what it takes to start Python.
+# The module socket, which wraps this one, imports enum and selectors: 8 ms, almost as long as
+# starting Python takes.
 import _socket
 import errno
 import os
@@ -53,7 +53,7 @@ VF_FIELDS = {
 }
 LINK_STATES = {0: "auto", 1: "enable", 2: "disable"}
 VLAN_PROTOCOLS = {0x8100: "802.1Q", 0x88A8: "802.1ad"}
-NOT_SAID = 0xFFFFFFFF  # spoofchk and trust, where the driver does not say
+NOT_SET = 0xFFFFFFFF  # spoofchk and trust, where the driver does not report them
 
 NLMSGHDR = Struct("=IHHII")  # length, type, flags, sequence number, port
 IFINFOMSG = Struct("=BxHiII")  # family, device type, index, flags, change
@@ -69,11 +69,15 @@ _TYPE_MASK = 0x3FFF  # an attribute's type without NLA_F_NESTED and NLA_F_NET_BY
 
 
 class NetlinkDecodeError(ValueError):
-    """Raised for a reply that is no RTM_NEWLINK message, is cut off, or contradicts itself."""
+    """Raised for a reply that is not an RTM_NEWLINK message, is cut off or contradicts itself."""
 
 
 class NetlinkError(OSError):
-    """Raised when the kernel refuses a request or does not answer it."""
+    """Raised when the kernel refuses a request or does not answer it; `hint` says what to do."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 class NoSuchNetdevError(NetlinkError):
@@ -83,15 +87,15 @@ class NoSuchNetdevError(NetlinkError):
 class Link:
     """A netdev as the kernel describes it: `vfs` has a Vf for each number that it lists.
 
-    `wrapped` says whether that list is longer than its length of 16 bits can tell; programs
-    that believe the length find fewer VFs, or none.
+    `wrapped` is whether the list is longer than its 16-bit length can express: programs that
+    trust the length find fewer VFs, or none.
     """
 
     __slots__ = ("name", "num_vfs", "vfs", "wrapped")
 
     def __init__(self, name: str, num_vfs: int, vfs: dict[int, Vf], wrapped: bool) -> None:
         self.name = name  # IFLA_IFNAME
-        self.num_vfs = num_vfs  # IFLA_NUM_VF; 0 where the kernel does not say
+        self.num_vfs = num_vfs  # IFLA_NUM_VF; 0 where the kernel does not report it
         self.vfs = vfs  # IFLA_VFINFO_LIST
         self.wrapped = wrapped
 
@@ -99,8 +103,8 @@ class Link:
 class Vf:
     """One VF as the PF's driver describes it.
 
-    `stats` holds the counters that the kernel gave, by the metric's suffix (`rx_bytes`). A
-    property is None where the kernel or the driver does not say.
+    `stats` has the kernel's counters by the metric's suffix (`rx_bytes`). A property is None
+    where the kernel or the driver does not report it.
     """
 
     __slots__ = ("_entry", "_layout", "stats")
@@ -117,7 +121,7 @@ class Vf:
 
     def _flag(self, field: str) -> bool | None:
         value = self._u32(field)
-        return None if value in (None, NOT_SAID) else bool(value)
+        return None if value in (None, NOT_SET) else bool(value)
 
     @property
     def mac(self) -> str | None:
@@ -129,12 +133,12 @@ class Vf:
 
     @property
     def vlan(self) -> int | None:
-        """The VLAN that the PF puts the VF's packets into; 0 is none."""
+        """The VLAN that the PF puts the VF's packets in; 0 is none."""
         return self._u32("vlan")
 
     @property
     def qos(self) -> int | None:
-        """The priority that the PF gives them in that VLAN."""
+        """The 802.1p priority of the VF's packets in that VLAN."""
         return self._u32("qos")
 
     @property
@@ -148,12 +152,12 @@ class Vf:
 
     @property
     def spoofchk(self) -> bool | None:
-        """Whether the NIC drops what the VF sends from another address than its own."""
+        """Whether the NIC drops packets that the VF sends from an address that is not its own."""
         return self._flag("spoofchk")
 
     @property
     def trust(self) -> bool | None:
-        """Whether the VF may change its address and enter promiscuous mode."""
+        """Whether the VF may change its MAC address and enter promiscuous mode."""
         return self._flag("trust")
 
     @property
@@ -175,7 +179,7 @@ class Vf:
 
 
 class Rtnetlink:
-    """A connection to the kernel's rtnetlink, for the time of one collection."""
+    """A connection to the kernel's rtnetlink, open for one collection."""
 
     def __init__(self, path: str, deadline: float) -> None:
         """Connect to the kernel, or to the unix socket at `path` if one is given.
@@ -189,11 +193,12 @@ class Rtnetlink:
         kind = _socket.SOCK_SEQPACKET if path else _socket.SOCK_RAW
         try:
             self._socket = _socket.socket(family, kind | _socket.SOCK_CLOEXEC)
-            # Connected, the socket takes messages from the kernel (port 0) and nobody else.
+            # A connected socket takes messages only from the kernel (port 0).
             self._socket.connect(path or (0, 0))
         except OSError as error:
             raise NetlinkError(
-                f"cannot open rtnetlink: {error.strerror}; let the sandbox allow AF_NETLINK"
+                f"cannot open an rtnetlink socket: {error.strerror}",
+                "allow AF_NETLINK in the service's sandbox (RestrictAddressFamilies=)",
             ) from None
 
     def close(self) -> None:
@@ -211,25 +216,27 @@ class Rtnetlink:
             self._socket.send(_request(netdev, self._sequence))
             reply = self._receive()
         except TimeoutError:
-            raise NetlinkError(f"the kernel did not answer in time about {netdev}") from None
+            raise NetlinkError(
+                f"the kernel did not answer about {netdev} in time", "see dmesg for its driver"
+            ) from None
         except OSError as error:
-            raise NetlinkError(f"cannot ask about {netdev}: {error.strerror}") from None
+            raise NetlinkError(f"cannot ask the kernel about {netdev}: {error.strerror}") from None
         _raise_refusal(reply, netdev)
         link = decode_link(reply)
         if link.name != netdev:
-            raise NetlinkDecodeError(f"the reply is about {link.name!r}, not about {netdev}")
+            raise NetlinkDecodeError(f"the reply is about {link.name!r}, not {netdev}")
         return link
 
     def _receive(self) -> bytes:
-        """Return the reply to the last request, past any to an earlier one."""
+        """Return the reply to the last request, and skip late replies to earlier ones."""
         while True:
-            # With MSG_TRUNC the kernel tells a message's whole length, however short the buffer
-            # is, and MSG_PEEK leaves it there. A buffer of fixed size would cut replies off.
+            # With MSG_TRUNC the kernel returns a message's whole length, however short the buffer
+            # is, and MSG_PEEK leaves it queued. A buffer of a fixed size would cut replies off.
             peek = _socket.MSG_PEEK | _socket.MSG_TRUNC
             length = self._socket.recv_into(bytearray(1), 1, peek)
             reply = self._socket.recv(length)
             if not reply:
-                raise NetlinkError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             if len(reply) < NLMSGHDR.size or NLMSGHDR.unpack_from(reply)[3] == self._sequence:
                 return reply
 
@@ -256,8 +263,8 @@ def _raise_refusal(reply: bytes, netdev: str) -> None:
     code = -_I32.unpack_from(reply, NLMSGHDR.size)[0]
     if code == errno.ENODEV:
         raise NoSuchNetdevError(
-            f"the kernel knows no netdev {netdev} in this network namespace;"
-            " run in the host's (in a pod: hostNetwork: true)"
+            f"the kernel has no netdev {netdev} in this network namespace",
+            "run in the host's network namespace (in a pod: hostNetwork: true)",
         )
     reason = os.strerror(code) if 0 < code < 4096 else f"error {code}"  # MAX_ERRNO is 4095
     raise NetlinkError(f"the kernel refused to describe {netdev}: {reason}")
@@ -269,12 +276,14 @@ def decode_link(reply: bytes) -> Link:
     Raises NetlinkDecodeError.
     """
     if len(reply) < _HEADERS:
-        raise NetlinkDecodeError(f"the reply has {len(reply)} bytes, its headers {_HEADERS}")
+        raise NetlinkDecodeError(
+            f"the reply has {len(reply)} bytes, fewer than the {_HEADERS} of its headers"
+        )
     end, type, *_ = NLMSGHDR.unpack_from(reply)
     if type != RTM_NEWLINK:
         raise NetlinkDecodeError(f"the reply is of type {type}, not RTM_NEWLINK")
     if not _HEADERS <= end <= len(reply):
-        raise NetlinkDecodeError(f"the reply says it has {end} bytes, and has {len(reply)}")
+        raise NetlinkDecodeError(f"the reply has {len(reply)} bytes, and its header says {end}")
     reply = reply[:end]
     name, address_length, num_vfs = "", 6, 0
     for type, start, stop in _attributes(reply, _HEADERS, end):
@@ -285,8 +294,8 @@ def decode_link(reply: bytes) -> Link:
         elif type == IFLA_NUM_VF and stop - start >= 4:
             num_vfs = _u32(reply, start)
         elif type == IFLA_VFINFO_LIST:
-            # What follows the list cannot be found where the list's length has wrapped, and is
-            # not needed: the kernel writes the attributes above before it.
+            # Where the list's length has wrapped, what follows the list cannot be found. It is
+            # not needed: the kernel writes the attributes above before the list.
             vfs, end_of_list = _vfs(reply, start, stop, num_vfs, address_length)
             return Link(name, num_vfs, vfs, wrapped=end_of_list > stop)
     return Link(name, num_vfs, {}, wrapped=False)
@@ -297,10 +306,10 @@ def _vfs(
 ) -> tuple[dict[int, Vf], int]:
     """Return the VFs of an IFLA_VFINFO_LIST whose payload starts at `start`, and where it ends.
 
-    An attribute's length has 16 bits. The kernel writes a list of more than 64 KiB (222 VFs)
-    all the same, and its length wraps, so `stop` is right only modulo 64 Ki. The entries are
-    therefore walked one by one: `num_vfs` of them at most (the kernel leaves out those that the
-    driver cannot describe), and not beyond the message.
+    An attribute's length has 16 bits. From 222 VFs on the list is longer than that; the kernel
+    still writes it whole, and its length wraps, so `stop` is right only modulo 64 Ki. The entries
+    are therefore walked one by one: at most `num_vfs` of them (the kernel leaves out those that
+    the driver cannot describe), and not beyond the message.
     """
     vfs: dict[int, Vf] = {}
     offset, entry = start, _entry(reply, start)
@@ -315,26 +324,26 @@ def _vfs(
             entry = reply[offset : offset + layout.length]
         entry = _entry(reply, offset)
     if (offset - stop) & 0xFFFF:
-        raise NetlinkDecodeError(f"the VF list ends at byte {offset}, its length says {stop}")
+        raise NetlinkDecodeError(f"the VF list ends at byte {offset}, and its length says {stop}")
     return vfs, offset
 
 
 def _entry(reply: bytes, offset: int) -> bytes:
-    """Return the IFLA_VF_INFO at an offset; empty if something else is there, or nothing."""
+    """Return the IFLA_VF_INFO at an offset, or b"" if there is none."""
     if offset + NLATTR.size > len(reply):
         return b""
     length, type = _unpack_header(reply, offset)
     if type & _TYPE_MASK != IFLA_VF_INFO:
         return b""
     if not NLATTR.size <= length <= len(reply) - offset:
-        raise NetlinkDecodeError(f"the VF entry at byte {offset} says it has {length} bytes")
+        raise NetlinkDecodeError(f"the VF entry at byte {offset} cannot have {length} bytes")
     return reply[offset : offset + length]
 
 
 class _Layout:
-    """Where each field lies in an IFLA_VF_INFO entry.
+    """Where each field is in an IFLA_VF_INFO entry.
 
-    One kernel gives all entries the same attributes in the same places, so the first entry is
+    A kernel writes the same attributes at the same offsets in all entries, so the first entry is
     walked and the others are only compared with it, header by header.
     """
 
@@ -354,7 +363,7 @@ class _Layout:
         self.length = len(entry)
         self.step = (len(entry) + 3) & ~3  # to the next entry
         self.address_length = min(address_length, 32)
-        self.fields: dict[str, int] = {}  # offset of each field that is there
+        self.fields: dict[str, int] = {}  # offset of each field
         counters: dict[int, str] = {}  # counter at each offset
         numbers = []  # offsets of the VF's number
         headers = [0]
@@ -378,12 +387,12 @@ class _Layout:
                 for place, field in enumerate(VF_FIELDS[type], 1):
                     self.fields[field] = start + 4 * place
         if not numbers:
-            raise NetlinkDecodeError("a VF entry does not say which VF it describes")
+            raise NetlinkDecodeError("a VF entry has no VF number")
         self.number = numbers[0]
         # Attribute headers as one long number: comparing all of them is one operation.
         self._header_mask = sum([0xFFFFFFFF << 8 * offset for offset in headers])
         self._headers = int.from_bytes(entry, "little") & self._header_mask
-        # One struct takes all counters from an entry, in the order of their offsets.
+        # One struct unpacks all counters of an entry, in the order of their offsets.
         self.counters = tuple([counters[offset] for offset in sorted(counters)])
         format, position = "=", 0
         for offset in sorted(counters):
@@ -402,7 +411,7 @@ def _attributes(buffer: bytes, start: int, end: int) -> Iterator[tuple[int, int,
     while start + 4 <= end:
         length, type = _unpack_header(buffer, start)
         if not 4 <= length <= end - start:
-            raise NetlinkDecodeError(f"the attribute at byte {start} says it has {length} bytes")
+            raise NetlinkDecodeError(f"the attribute at byte {start} cannot have {length} bytes")
         yield type & _TYPE_MASK, start + 4, start + length
         start += (length + 3) & ~3
 

@@ -11,26 +11,34 @@ import errno
 import os
 
 from sriov_textfile.host.files import ABSENT, read_at, to_u64
+from sriov_textfile.problems import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    Skip = Callable[[Problem], None]
+
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 
 
+def folder(sysclassnet: str, netdev: str) -> str:
+    """Return the path below which a driver publishes the counters of a PF's VFs."""
+    return f"{sysclassnet.rstrip('/')}/{netdev}/device/sriov"
+
+
 def counters(
-    sysclassnet: str, netdev: str, vfs: Iterable[int], skip: Callable[[str], None]
+    sysclassnet: str, netdev: str, vfs: Iterable[int], skip: Skip
 ) -> dict[int, dict[str, int]]:
     """Return the counters of a PF's VFs by VF number and name, such as `{0: {"rx_bytes": 1}}`.
 
-    A VF that the driver publishes nothing for is left out. What cannot be read, is no counter
-    or is a symbolic link is told to `skip` and left out. Raises OSError if the folder of the
+    A VF without counters in sysfs is left out. A counter that cannot be read, is not a number
+    or is a symbolic link is passed to `skip` and left out. Raises OSError if the folder of the
     VFs cannot be opened.
     """
-    path = f"{sysclassnet}/{netdev}/device/sriov"
+    path = folder(sysclassnet, netdev)
     try:
-        folder = os.open(path, _FOLDER)
+        parent = os.open(path, _FOLDER)
     except OSError as error:
         if error.errno in ABSENT:
             return {}
@@ -39,36 +47,38 @@ def counters(
         found = {}
         for vf in vfs:
             stats = f"{vf}/stats"
-            found[vf] = _checked(_texts(folder, stats, path, skip), f"{path}/{stats}", skip)
+            found[vf] = _checked(_texts(parent, stats, path, skip), f"{path}/{stats}", skip)
         return {vf: values for vf, values in found.items() if values}
     finally:
-        os.close(folder)
+        os.close(parent)
 
 
-def _texts(
-    parent: int, stats: str, path: str, skip: Callable[[str], None]
-) -> list[tuple[str, str]]:
-    """Return the name and the text of each counter, whichever shape `stats` has."""
+def _texts(parent: int, stats: str, path: str, skip: Skip) -> list[tuple[str, str]]:
+    """Return the name and the text of each counter, whether `stats` is a folder or a file."""
     try:
         try:
-            folder = os.open(stats, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+            opened = os.open(stats, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
         except NotADirectoryError:
             return _lines(read_at(stats, parent, os.O_NOFOLLOW))
     except OSError as error:
         if error.errno not in ABSENT:
-            skip(f"cannot read {path}/{stats}: {error.strerror}")
+            skip(_unreadable(f"{path}/{stats}", error))
         return []
     try:
         texts = []
-        for name in sorted(os.listdir(folder)):
+        for name in sorted(os.listdir(opened)):
             try:
-                texts.append((name, read_at(name, folder, os.O_NOFOLLOW)))
+                texts.append((name, read_at(name, opened, os.O_NOFOLLOW)))
             except OSError as error:
                 if error.errno != errno.ENOENT:
-                    skip(f"cannot read {path}/{stats}/{name}: {error.strerror}")
+                    skip(_unreadable(f"{path}/{stats}/{name}", error))
         return texts
     finally:
-        os.close(folder)
+        os.close(opened)
+
+
+def _unreadable(path: str, error: OSError) -> Problem:
+    return Problem("unreadable", path, f"cannot read {path}: {error.strerror}")
 
 
 def _lines(text: str) -> list[tuple[str, str]]:
@@ -76,15 +86,15 @@ def _lines(text: str) -> list[tuple[str, str]]:
     return [(name.strip(), value.strip()) for name, _, value in parts if name.strip()]
 
 
-def _checked(
-    texts: list[tuple[str, str]], path: str, skip: Callable[[str], None]
-) -> dict[str, int]:
+def _checked(texts: list[tuple[str, str]], path: str, skip: Skip) -> dict[str, int]:
     values = {}
     for name, text in texts:
         if not (name.isascii() and name.replace("_", "a").isalnum()):
-            skip(f"{path}: {name!r} cannot be part of a metric's name")
+            reason = f"{path}: {name!r} cannot be part of a metric name"
+            skip(Problem("bad-counter", f"{path}/{name}", reason))
         elif (value := to_u64(text)) is None:
-            skip(f"{path}: {name} is {text[:40]!r} and no counter of 64 bits")
+            reason = f"{path}: {name} is {text[:40]!r}, not an unsigned 64-bit integer"
+            skip(Problem("bad-counter", f"{path}/{name}", reason))
         else:
             values[name] = value
     return values

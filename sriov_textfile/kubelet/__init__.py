@@ -1,1 +1,1 @@
-"""Reads Kubernetes' node agent and the cgroups that it makes; knows no metric."""
+"""Reads Kubernetes' node agent, the kubelet, and the cgroups that it creates; knows no metrics."""

@@ -1,8 +1,8 @@
-"""Finds containers and their cpusets among the cgroups that the kubelet makes for pods.
+"""Finds containers and their cpusets in the cgroups that the kubelet creates for pods.
 
-Which names there are depends on the kubelet's cgroup driver (systemd or cgroupfs) and on the
-container runtime; where they are, on the cgroup version. The names: pkg/kubelet/cm in
-Kubernetes' source, and the runtimes' own.
+The names depend on the kubelet's cgroup driver (systemd or cgroupfs) and on the container
+runtime, their place on the cgroup version. The names: pkg/kubelet/cm in Kubernetes' source, and
+the runtimes' sources.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import re
 
 from sriov_textfile.host.cpus import parse_cpu_list
 from sriov_textfile.host.files import ABSENT, read
+from sriov_textfile.problems import Problem, cause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    Skip = Callable[[Problem], None]
 
 # kubepods-burstable-pod<uid>.slice (systemd), pod<uid> (cgroupfs). systemd's names have
-# underscores for the dashes; a static pod's uid is a hash without either.
+# underscores instead of dashes; a static pod's uid is a hash without either.
 _POD = re.compile(
     r"(?:[\w-]+-)?pod([0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12})(?:\.slice)?"
 )
-# Where the pods of the other two QoS classes lie; Guaranteed pods lie beside them.
+# The folders of the pods of the other two QoS classes; Guaranteed pods are beside them.
 _QOS = re.compile(r"(?:[\w-]+-)?(?:burstable|besteffort)(?:\.slice)?")
 # cri-containerd-<id>.scope, crio-<id>.scope, docker-<id>.scope (systemd), <id> (cgroupfs).
 _CONTAINER = re.compile(r"(?:([a-z][a-z-]*)-)?([0-9a-f]{20,})(?:\.scope)?")
@@ -32,7 +35,7 @@ _INSIDE = ("kubepods.slice", "kubepods", "cpuset/kubepods.slice", "cpuset/kubepo
 
 
 class Container:
-    """A container, by its pod's uid and its runtime's id, and its cpuset, empty if not set."""
+    """A container: its pod's uid, the runtime's id, and its cpuset, empty if none is set."""
 
     __slots__ = ("cpus", "id", "pod_uid")
 
@@ -45,8 +48,8 @@ class Container:
 def find_root(path: str) -> str:
     """Return the folder of the pods' cgroups: `path`, or where this node has it instead.
 
-    `path` is as cgroup v1 and the cgroupfs driver have it, …/cpuset/kubepods, or else a whole
-    tree of cgroups. Raises OSError with all the places that were looked at.
+    `path` is the place that cgroup v1 and the cgroupfs driver use, …/cpuset/kubepods, or else a
+    whole tree of cgroups. Raises FileNotFoundError that names all the places.
     """
     path = path.rstrip("/")
     parent, _, name = path.rpartition("/")
@@ -58,22 +61,19 @@ def find_root(path: str) -> str:
             parent = parent.removesuffix("/cpuset")
             places += [f"{parent}/{name}.slice", f"{parent}/{name}"]
     for place in places:
-        if _holds_pods(place):
+        if _has_pods(place):
             return place
-    raise OSError(
-        f"there are no cgroups of pods at {' or '.join(places)};"
-        " mount them there or set --path.kubecgroup"
-    )
+    raise FileNotFoundError(f"there are no pod cgroups at {' or '.join(places)}")
 
 
-def _holds_pods(folder: str) -> bool:
+def _has_pods(folder: str) -> bool:
     if folder.endswith(("/kubepods", "/kubepods.slice")):
         return os.path.isdir(folder)
     return any(_POD.fullmatch(name) or _QOS.fullmatch(name) for name in _folders(folder))
 
 
 def pool_cpus(root: str) -> list[frozenset[int]]:
-    """Return the CPUs that all pods together may use, as set and as in effect.
+    """Return the CPUs that all pods together may use: as configured, and as in effect.
 
     Raises OSError, ValueError.
     """
@@ -82,35 +82,40 @@ def pool_cpus(root: str) -> list[frozenset[int]]:
     return [cpus for cpus in sets if cpus]
 
 
-def containers(root: str, skip: Callable[[str], None]) -> Iterator[Container]:
+def containers(root: str, skip: Skip) -> Iterator[Container]:
     """Yield the containers of all pods, in the order of names.
 
-    One that goes away meanwhile is left out; one whose cpuset cannot be read is told to
+    One that disappears meanwhile is left out; one whose cpuset cannot be read is passed to
     `skip` and left out. Raises OSError if the folder itself cannot be read.
     """
-    for name in sorted(os.listdir(root)):
+    names = sorted(os.listdir(root))
+    for name in names:
         if _QOS.fullmatch(name):
-            yield from _pod_containers(f"{root}/{name}", skip)
-    yield from _pod_containers(root, skip)
+            yield from _pod_containers(f"{root}/{name}", _folders(f"{root}/{name}"), skip)
+    yield from _pod_containers(root, names, skip)
 
 
-def _pod_containers(folder: str, skip: Callable[[str], None]) -> Iterator[Container]:
-    for name in _folders(folder):
+def _pod_containers(folder: str, names: Iterable[str], skip: Skip) -> Iterator[Container]:
+    for name in names:
         if pod := _POD.fullmatch(name):
             uid = pod[1].replace("_", "-")
+            cgroup = f"{folder}/{name}"
             try:
-                scopes = _folders(f"{folder}/{name}")
+                scopes = _folders(cgroup)
             except OSError as error:
-                skip(f"cannot read the containers of pod {uid}: {error}")
+                reason = f"cannot read the containers of pod {uid}: {cause(error)}"
+                skip(Problem("unreadable", cgroup, reason))
                 continue
             for scope in scopes:
                 container = _CONTAINER.fullmatch(scope)
                 # CRI-O's monitor of a container has a scope beside it.
                 if container and not (container[1] or "").endswith("conmon"):
                     try:
-                        cpus = _cpuset(f"{folder}/{name}/{scope}")
+                        cpus = _cpuset(f"{cgroup}/{scope}")
                     except (OSError, ValueError) as error:
-                        skip(f"cannot read the cpuset of container {container[2]}: {error}")
+                        reason = f"cannot read the cpuset of container {container[2]}"
+                        reason = f"{reason}: {cause(error)}"
+                        skip(Problem("unreadable", f"{cgroup}/{scope}", reason))
                     else:
                         yield Container(uid, container[2], cpus)
 
@@ -125,7 +130,7 @@ def _cpuset(cgroup: str) -> frozenset[int]:
 
 
 def _folders(path: str) -> list[str]:
-    """Return the names of the folders in a folder; none if it has gone away."""
+    """Return the names of the folders in a folder; none if it has disappeared."""
     try:
         with os.scandir(path) as entries:
             return sorted([entry.name for entry in entries if entry.is_dir()])

@@ -1,4 +1,4 @@
-"""Asks the kubelet which pods hold which PCI devices, through its PodResources API.
+"""Asks the kubelet which pods use which PCI devices, through its PodResources API.
 
 The API: https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/device-plugins/
 #monitoring-device-plugin-resources, service v1.PodResourcesLister on a unix socket.
@@ -11,7 +11,7 @@ import re
 import socket
 import time
 
-# grpc's C core writes lines of its own to standard error; what matters reaches us as errors.
+# grpc's C core logs to standard error by itself; whatever matters is raised as an error too.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LIST = "/v1.PodResourcesLister/List"
 
-# As the kubelet's own client has it: a node with many devices has a response of megabytes.
+# The limit of the kubelet's own client; the response of a node with many devices has megabytes.
 MAX_RESPONSE = 16 << 20
 
 # The SR-IOV device plugin names a device by its PCI address, the SR-IOV DRA driver by the
@@ -38,28 +38,26 @@ _PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{4,}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]
 _DRA_DEVICE = re.compile(r"([0-9a-fA-F]{4,})-([0-9a-fA-F]{2})-([0-9a-fA-F]{2})-([0-7])")
 
 _REASONS = {
-    grpc.StatusCode.UNIMPLEMENTED: "it lacks the API PodResources v1, which came with"
-    " Kubernetes 1.20",
+    grpc.StatusCode.UNIMPLEMENTED: "it has no PodResources v1 API, which needs Kubernetes 1.20",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "its response is larger than 16 MiB",
-    grpc.StatusCode.INTERNAL: "its response was cut off or is no PodResources message",
+    grpc.StatusCode.INTERNAL: "its response is cut off or not a PodResources message",
     grpc.StatusCode.UNAVAILABLE: "it closed the connection",
 }
 
 
 class KubeletError(OSError):
-    """Raised when the kubelet's socket cannot be used or its answer not read.
+    """Raised when the kubelet's socket cannot be used or its answer cannot be read.
 
-    It says why, and what to do where that is known.
+    `hint` says what to do about it.
     """
 
-    def __init__(self, reason: str, mend: str = "") -> None:
-        super().__init__(f"{reason}; {mend}" if mend else reason)
-        self.reason = reason
-        self.mend = mend
+    def __init__(self, reason: str, hint: str = "see its log: journalctl -u kubelet") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 class PodDevice:
-    """A PCI device that a container holds, and the resource or DRA driver that gave it."""
+    """A PCI device that a container uses, and the resource or DRA driver that assigned it."""
 
     __slots__ = ("address", "container", "namespace", "pod", "type")
 
@@ -72,7 +70,7 @@ class PodDevice:
 
 
 def pod_devices(path: str, seconds: float) -> list[PodDevice]:
-    """Return the PCI devices of all containers on the node, asked of the socket at `path`.
+    """Return the PCI devices of all containers on the node from the socket at `path`.
 
     Devices with other names (GPUs, huge pages) are left out. Raises KubeletError, after
     `seconds` at most.
@@ -89,9 +87,7 @@ def pod_devices(path: str, seconds: float) -> list[PodDevice]:
         try:
             response = ask(ListPodResourcesRequest(), timeout=deadline - time.monotonic())
         except grpc.RpcError as error:
-            raise KubeletError(
-                f"cannot ask the kubelet at {path}: {_reason(error, seconds)}"
-            ) from None
+            raise KubeletError(f"cannot ask the kubelet at {path}: {_reason(error)}") from None
     return [
         PodDevice(pod.namespace, pod.name, container.name, type, address)
         for pod in response.pod_resources
@@ -100,30 +96,30 @@ def pod_devices(path: str, seconds: float) -> list[PodDevice]:
     ]
 
 
-def _reason(error: grpc.RpcError, seconds: float) -> str:
-    """Say why the kubelet gave no response, in words of ours and, where it has any, its own."""
+def _reason(error: grpc.RpcError) -> str:
+    """Return why there is no response, with the details that grpc or the kubelet gave."""
     code = error.code()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"it did not answer within {seconds:.3g} s"
+        return "it did not answer in time"
     details = " ".join(str(error.details()).split())[:200]
     return f"{_REASONS.get(code, code.name)} ({details})"
 
 
 def _check_socket(path: str, seconds: float) -> None:
-    """Raise KubeletError unless the socket takes a connection: grpc would not say why not."""
+    """Raise KubeletError unless the socket accepts a connection: grpc does not report why not."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(seconds)
             probe.connect(path)
     except FileNotFoundError:
-        mend = "mount it here or set --path.kubeletSocket"
-        raise KubeletError(f"there is no kubelet socket at {path}", mend) from None
+        hint = "mount it there or set --path.kubeletSocket"
+        raise KubeletError(f"there is no kubelet socket at {path}", hint) from None
     except PermissionError:
-        mend = "run as root or as a user that may use it"
-        raise KubeletError(f"not permitted to use the kubelet socket at {path}", mend) from None
+        hint = "run as root or as a user with access to it"
+        raise KubeletError(f"no permission to use the kubelet socket at {path}", hint) from None
     except ConnectionRefusedError:
-        mend = "is the kubelet running, and is it --path.kubeletSocket?"
-        raise KubeletError(f"nothing listens at {path}", mend) from None
+        hint = "check that the kubelet is running, and --path.kubeletSocket"
+        raise KubeletError(f"nothing listens at {path}", hint) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise KubeletError(f"cannot connect to the kubelet at {path}: {reason}") from None

@@ -1,1 +1,1 @@
-"""Where the metrics go."""
+"""Where the metrics go: once, in a loop, over HTTP."""

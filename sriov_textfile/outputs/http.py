@@ -1,6 +1,6 @@
 """Metrics over HTTP: GET /metrics and nothing else, at a limited rate.
 
-waitress serves; this module says what is answered, and to whom for how long.
+waitress is the server; this module has the answers and the limits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sriov_textfile.log import Log
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# A scrape needs one connection and a few hundred bytes. The rest is for clients that do ill.
+# A scrape needs one connection and a few hundred bytes; the limits are against other clients.
 _CONNECTIONS = 900  # below the 1024 open files that a process may have by default
 _HEADER_BYTES = 16384
 _REQUEST_SECONDS = 10  # for a request to arrive whole
@@ -50,8 +50,11 @@ class ListenError(Exception):
     """Raised when the address cannot be listened on; says which, why and what to do."""
 
 
-def serve(gatherer: Gatherer, config: Config, log: Log) -> None:
-    """Answer requests until SIGTERM or SIGINT. Raises ListenError."""
+def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str], object]) -> None:
+    """Answer requests until SIGTERM or SIGINT. Raises ListenError.
+
+    `started` is called with the address as soon as connections are accepted.
+    """
     host, port = config.listen_address
     listener = _listen(host, port)
     _log_errors_of_waitress(log)
@@ -78,12 +81,12 @@ def serve(gatherer: Gatherer, config: Config, log: Log) -> None:
 
     server.maintenance = maintenance  # called every cleanup_interval
     signal.signal(signal.SIGTERM, _exit)
-    log.info("listening", address=f"{host}:{listener.getsockname()[1]}")
+    started(_address(host, listener.getsockname()[1]))
     server.run()  # returns on SystemExit and KeyboardInterrupt
 
 
 class Application:
-    """The WSGI application: checks a request as the Go exporter does, and in that order."""
+    """The WSGI application: checks requests as the Go exporter does, in the same order."""
 
     def __init__(self, gatherer: Gatherer, bucket: TokenBucket, log: Log) -> None:
         self._gatherer = gatherer
@@ -119,15 +122,16 @@ class Application:
         try:
             page = self._collect() + generate_latest(self._registry)
         except GatherError as error:
-            self._log.error(str(error))
+            self._log.problems("delivery", {"error": [error.problem]})
             return _refusal("503 Service Unavailable")
+        self._log.problems("delivery", {})
         headers = [("Content-Type", CONTENT_TYPE), ("Vary", "Accept-Encoding")]
         if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
             return "200 OK", [*headers, ("Content-Encoding", "gzip")], gzip.compress(page, 1)
         return "200 OK", headers, page
 
     def _collect(self) -> bytes:
-        """Return the page of a collection: of one that runs already, or else of a new one."""
+        """Return the page of the collection that is running, or else of a new one."""
         with self._lock:
             collection = self._collection
             new = collection is None
@@ -144,7 +148,7 @@ class Application:
 
 
 class TokenBucket:
-    """Lets `rate` requests a second pass, and `burst` at once after a pause."""
+    """Allows `rate` requests a second, and `burst` at once after a pause."""
 
     def __init__(
         self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic
@@ -157,7 +161,7 @@ class TokenBucket:
         self._lock = threading.Lock()
 
     def take(self) -> bool:
-        """Return whether a request may pass now."""
+        """Return whether a request is allowed now."""
         with self._lock:
             now = self._clock()
             self._tokens += (now - self._filled) * self._rate
@@ -179,7 +183,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]
-    """Says in one line what was wrong with a request."""
+    """Answers a malformed request with one line."""
 
     def execute(self) -> None:
         error = self.request.error
@@ -192,10 +196,10 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
-    """Gives up a connection on which a request does not arrive whole in time.
+    """Closes a connection on which no complete request arrives in time.
 
-    waitress itself gives up only those on which nothing arrives, and a client that sends a
-    byte a second can go on for hours.
+    waitress itself closes only idle connections, and a client that sends a byte a second is
+    never idle.
     """
 
     parser_class = _Parser
@@ -215,13 +219,13 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return result
 
     def is_late(self) -> bool:
-        """Return whether a request has begun to arrive, or the first has not, for too long."""
+        """Return whether a request is overdue: one that has begun to arrive, or the first."""
         waiting = self._first or self.request is not None
         return waiting and time.monotonic() - self._began > _REQUEST_SECONDS
 
 
 class _ToLog(logging.Handler):
-    """Passes on to our log what a library says through the standard library's."""
+    """Forwards a library's messages from the standard library's logging to our log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -234,23 +238,27 @@ class _ToLog(logging.Handler):
 
 def _log_errors_of_waitress(log: Log) -> None:
     logger = logging.getLogger("waitress")
-    logger.setLevel(logging.ERROR)  # Its warnings tell of queues, which the rate limit is for.
+    logger.setLevel(logging.ERROR)  # Its warnings are about queues, which the rate limit bounds.
     logger.addHandler(_ToLog(log))
     logger.propagate = False
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; no host stands for all addresses, of IPv4 and IPv6."""
+    """Return a listening socket; an empty host means all addresses, IPv4 and IPv6."""
     both = not host and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ListenError(
-            f"cannot listen on {where}: {reason}; choose another --web.listen-address"
+            f"cannot listen on {_address(host, port)}: {reason};"
+            " choose another --web.listen-address"
         ) from None
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _refusal(status: str, *headers: tuple[str, str]) -> Answer:
@@ -258,5 +266,5 @@ def _refusal(status: str, *headers: tuple[str, str]) -> Answer:
     return status, [plain, *headers], f"{status[4:]}\n".encode()
 
 
-def _exit(*unused: object) -> None:
+def _exit(*_unused: object) -> None:
     raise SystemExit(0)

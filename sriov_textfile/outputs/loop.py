@@ -16,27 +16,29 @@ def run(gatherer: Gatherer, path: str, interval: float, log: Log) -> None:
     """Collect at once and then again `interval` seconds after each collection's end.
 
     A collection that cannot be delivered is logged, and the next one runs. SIGTERM or SIGINT
-    ends it at once, with SystemExit, whatever the program is at.
+    ends the loop at once, with SystemExit, even in the middle of a collection.
     """
     stopped = False
 
-    def stop(*unused: object) -> None:
+    def stop(*_unused: object) -> None:
         nonlocal stopped
-        stopped = True  # in case that the exception comes where Python ignores it
+        stopped = True  # in case the exception is raised where Python ignores it
         raise SystemExit(0)
 
     def collect() -> None:
+        undelivered = []
         try:
             once.collect(gatherer, path)
         except once.DeliveryError as error:
-            log.error(str(error))
-            if not path:  # A reader of standard output that has gone does not come back.
-                raise SystemExit(1) from None
+            undelivered.append(error.problem)
+        log.problems("delivery", {"error": undelivered})
+        if undelivered and not path:  # A closed standard output does not open again.
+            raise SystemExit(1)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     scheduler = schedule.Scheduler()
-    scheduler.every(interval).seconds.do(collect)  # type: ignore[arg-type]  # a float does, too
+    scheduler.every(interval).seconds.do(collect)  # type: ignore[arg-type]  # a float works too
     scheduler.run_all()
     while not stopped:
         idle = scheduler.idle_seconds or 0.0

@@ -8,44 +8,52 @@ import os
 from sriov_textfile import exposition
 from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.outputs import textfile
+from sriov_textfile.problems import Problem, ProblemError
 
 _STDOUT = 1
-_MENDS = {
-    errno.ENOENT: "make the folder",
-    errno.EACCES: "let this user write into the folder",
-    errno.EROFS: "let this service write there (ReadWritePaths=), or choose another path",
+_HINTS = {
+    errno.EACCES: "give this user write permission on the folder",
+    errno.EROFS: "allow the service to write there (ReadWritePaths=), or choose another path",
     errno.ENOSPC: "free some space",
 }
 
 
-class DeliveryError(Exception):
-    """Raised when the metrics could not be delivered; says what, where and what to do."""
+class DeliveryError(ProblemError):
+    """Raised when the metrics could not be delivered."""
 
 
 def collect(gatherer: Gatherer, path: str) -> None:
     """Gather the metrics and write them to the file at `path`, or to standard output if "".
 
-    The collection is over before anything is opened. Raises DeliveryError; a file from before
-    is then as it was.
+    Nothing is opened before the collection has finished. Raises DeliveryError; an older file
+    is then unchanged.
     """
     try:
         data = exposition.render(gatherer.gather())
     except GatherError as error:
-        raise DeliveryError(f"{error}; {_left(path)}") from None
+        reason = f"{error.problem.reason}; {_outcome(path)}"
+        raise DeliveryError(Problem(error.problem.code, path, reason, error.problem.hint)) from None
     if not path:
         print_all(data)
         return
     try:
         textfile.write(path, data)
     except OSError as error:
-        mend = _MENDS.get(error.errno or 0, "choose another --textfile.path")
-        raise DeliveryError(
-            f"cannot write {path}: {error.strerror}; {_left(path)}; {mend}"
-        ) from None
+        reason = f"cannot write {path}: {error.strerror}; {_outcome(path)}"
+        raise DeliveryError(Problem("undelivered", path, reason, _hint(path, error))) from None
 
 
-def _left(path: str) -> str:
-    return f"{path} is as it was before" if os.path.lexists(path) else "nothing was written"
+def _outcome(path: str) -> str:
+    return f"{path} is unchanged" if os.path.lexists(path) else "nothing was written"
+
+
+def _hint(path: str, error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        folder = os.path.dirname(path) or "."
+        if not os.path.isdir(folder):
+            return f"create the folder {folder}"
+        return f"{folder} accepts no new files; choose another --textfile.path"
+    return _HINTS.get(error.errno or 0, "choose another --textfile.path")
 
 
 def print_all(data: bytes) -> None:
@@ -53,6 +61,5 @@ def print_all(data: bytes) -> None:
     try:
         textfile.write_all(_STDOUT, data)
     except OSError as error:
-        raise DeliveryError(
-            f"cannot write standard output: {error.strerror}; what was written is not whole"
-        ) from None
+        reason = f"cannot write standard output: {error.strerror}; the output is incomplete"
+        raise DeliveryError(Problem("undelivered", "", reason)) from None

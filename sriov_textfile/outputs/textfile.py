@@ -1,8 +1,8 @@
 """Writes a file for node_exporter's textfile collector, atomically.
 
-A reader sees the old file or the new one, whole, at any moment, and a run that is killed
-leaves at most a temporary file, which the next run removes. The temporary's name does not end
-in `.prom`, so node_exporter never reads it.
+At any moment a reader sees the whole old file or the whole new one. A run that is killed leaves
+at most a temporary file, which the next run removes. The temporary's name does not end in
+`.prom`, so node_exporter never reads it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ _RANDOM_BYTES = 4
 
 
 def write(path: str, data: bytes) -> None:
-    """Put `data` into the file at `path`, readable by all, in place of what was there.
+    """Replace the file at `path` by one that has `data` and is readable by all.
 
-    A symbolic link is replaced, not followed.
-    Raises OSError; the old file then stays as it was, and no temporary remains.
+    A symbolic link is replaced, not followed. Raises OSError; the old file is then unchanged, and
+    no temporary remains.
     """
     folder, name = os.path.split(path)
     folder = folder or "."
     prefix = f".{name[:60]}."  # A file's name has at most 255 bytes.
     _sweep(folder, prefix)
     while True:
-        # Known before it is there, so that it can be removed whenever the program is stopped.
+        # The name is chosen before the file exists, so that it is removed whenever the program
+        # is stopped.
         number = os.urandom(_RANDOM_BYTES).hex()
         temporary = f"{folder}/{prefix}{os.getpid()}.{number}.tmp"
         try:
@@ -37,12 +38,12 @@ def write(path: str, data: bytes) -> None:
 
 
 def _replace(temporary: str, path: str, data: bytes) -> bool:
-    """Write a temporary and rename it over `path`; return whether it was there to the end."""
+    """Write a temporary and rename it over `path`; return False if another run removed it."""
     fd = os.open(temporary, _CREATE, 0o600)
     try:
         _lock(fd, fcntl.LOCK_EX)
         if not os.fstat(fd).st_nlink:
-            return False  # Another run swept it away before it was locked.
+            return False  # Another run removed it before it was locked.
         os.fchmod(fd, 0o644)  # Whatever the umask: node_exporter runs as its own user.
         write_all(fd, data)
         os.fsync(fd)
@@ -53,7 +54,7 @@ def _replace(temporary: str, path: str, data: bytes) -> bool:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data` to a descriptor, which may take it in parts, and late.
+    """Write all of `data` to a descriptor that may accept it only in parts, or late.
 
     Raises OSError.
     """
@@ -62,17 +63,17 @@ def write_all(fd: int, data: bytes) -> None:
         try:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:
-            import select  # For a pipe that somebody else made non-blocking.
+            import select  # Only for a pipe that another process made non-blocking.
 
             select.select([], [fd], [])
 
 
 def _sweep(folder: str, prefix: str) -> None:
-    """Remove the temporaries of runs that were killed: those that nobody holds locked."""
+    """Remove the temporaries of runs that were killed: those that no process has locked."""
     try:
         names = os.listdir(folder)
     except OSError:
-        return  # Creating the new one will say what is wrong with the folder.
+        return  # Creating the new one will fail for the same reason, and report it.
     for name in names:
         if not _is_temporary(name, prefix):
             continue
@@ -95,7 +96,7 @@ def _is_temporary(name: str, prefix: str) -> bool:
 
 
 def _lock(fd: int, operation: int) -> bool:
-    """Return whether the lock was had. A file system may have none to give."""
+    """Return whether the lock was acquired. Some file systems have no locks."""
     try:
         fcntl.flock(fd, operation)
     except OSError:
@@ -107,4 +108,4 @@ def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
-        pass  # It is gone, or cannot be removed; the next run tries again.
+        pass  # It is already gone, or the next run tries again.

@@ -1,4 +1,4 @@
-"""A pretend host: the files and sockets that the program reads, for the demo and the tests.
+"""Simulates a host and a Kubernetes node: the files and sockets that the program reads.
 
-`make lab` compares what is pretended here with a real kernel.
+For the demo, the tests and the benchmarks. `make lab` compares the simulation with a real kernel.
 """

@@ -1,42 +1,77 @@
-"""The simulated host of `sriov-textfile demo`, and its flags."""
+"""The simulated host of `sriov-textfile demo`: busy PFs, one of them in trouble, and pods."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sriov_textfile import flags, log
-from sriov_textfile.gather import missing
+from sriov_textfile import log, packages
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedHost, SimulatedPf
-from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedNode, SimulatedPod
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 
-# CPUs that the pods of the first two PFs have to themselves, on the PF's NUMA node.
-_OWN_CPUS = (("2-3", "10-11"), ("4-5,12-13", "6-7"))
+# Exclusive CPUs of the first two PFs' pods, on the NUMA node of the PF.
+_EXCLUSIVE_CPUS = (("2-3", "10-11"), ("4-5,12-13", "6-7"))
 
-
-FLAGS = (
-    flags.Flag("pfs", flags.whole_number(1, 64), "3", "physical functions of the simulated host"),
-    flags.Flag("vfs", flags.whole_number(0, 1024), "8", "virtual functions of each"),
-)
+_UPTIME_SECONDS = 93_784  # traffic before the demo started: a day and two hours
+_VFS_IN_USE = 6  # of each PF: two for each of up to three pods
 
 
-# A netdev's name holds the PF's number. The last two kinds are there for doctor: a driver that
-# does not count, and a PF that was given away.
+@dataclass
+class DemoPf(SimulatedPf):
+    """A PF whose VFs have carried traffic for a day, and drop a packet now and then."""
+
+    @property
+    def hardware_address(self) -> bytes:
+        """A MAC address of the vendor's; on InfiniBand queue pair, GID prefix and port GUID."""
+        digest = hashlib.sha256(self.address.encode()).digest()
+        if self.pci_class == INFINIBAND:
+            queue_pair, prefix = b"\0\0\x10\x49", b"\xfe\x80" + bytes(6)
+            return queue_pair + prefix + b"\xb8\xce\xf6\x03\0" + digest[:3]
+        vendor = b"\xb8\xce\xf6" if self.driver == "mlx5_core" else b"\x3c\xfd\xfe"
+        return vendor + digest[:3]
+
+    def vf_hardware_address(self, vf: int) -> bytes:
+        """Return the address that the PF assigned to a VF."""
+        if self.pci_class == INFINIBAND:
+            return self.hardware_address[:-1] + bytes([vf & 0xFF])
+        digest = hashlib.sha256(f"{self.address} {vf}".encode()).digest()
+        return b"\x02" + digest[:5]  # locally administered
+
+    def counters(self, vf: int, seconds: int) -> dict[str, int]:
+        """Return the counters of a VF; one without a pod has carried no traffic."""
+        if vf >= _VFS_IN_USE:
+            return dict.fromkeys(super().counters(vf, 0), 0)
+        start = super().counters(vf, 0)
+        now = super().counters(vf, seconds + _UPTIME_SECONDS)
+        counted = {name: now[name] - start[name] for name in now}
+        # One packet in 100,000 received is dropped, and one in 500,000 sent.
+        counted["rx_dropped"] = counted["rx_packets"] // 100_000
+        counted["tx_dropped"] = counted["tx_packets"] // 500_000
+        counted["tx_errors"] = vf  # long ago
+        return counted
+
+
+# A netdev's name has the PF's number. The third PF is in trouble: its driver has no VF counters.
+# The last one is assigned to a virtual machine.
+_TROUBLED = 2
 _KINDS = (
-    SimulatedPf(
+    DemoPf(
         netdev="ens{}f0",
         driver="ice",
         driver_version="1.16.3",
         firmware="4.60 0x8001e8b2 1.3682.0",
         vf_driver="vfio-pci",
     ),
-    SimulatedPf(
+    DemoPf(
         netdev="ens{}f0np0",
         driver="mlx5_core",
         driver_version="6.12.48",
@@ -46,25 +81,7 @@ _KINDS = (
         switchdev=True,
         vf_driver="mlx5_core",
     ),
-    SimulatedPf(
-        netdev="ibs{}",
-        driver="mlx5_core",
-        driver_version="24.10-2.1.8",
-        firmware="28.43.2566 (MT_0000000838)",
-        speed=200_000,
-        pci_class=INFINIBAND,
-        sysfs="file",
-        vf_driver="mlx5_core",
-    ),
-    SimulatedPf(
-        netdev="ens{}f1",
-        driver="i40e",
-        driver_version="6.12.48",
-        firmware="9.50 0x8000f145 1.3682.0",
-        speed=10_000,
-        sysfs="none",
-    ),
-    SimulatedPf(
+    DemoPf(
         netdev="ens{}f2",
         driver="igb",
         driver_version="6.12.48",
@@ -74,11 +91,29 @@ _KINDS = (
         counts=False,
         vf_driver="igbvf",
     ),
-    SimulatedPf(netdev="", driver="vfio-pci", sysfs="none", vf_driver="vfio-pci"),
+    DemoPf(
+        netdev="ibs{}",
+        driver="mlx5_core",
+        driver_version="24.10-2.1.8",
+        firmware="28.43.2566 (MT_0000000838)",
+        speed=200_000,
+        pci_class=INFINIBAND,
+        sysfs="file",
+        vf_driver="mlx5_core",
+    ),
+    DemoPf(
+        netdev="ens{}f1",
+        driver="i40e",
+        driver_version="6.12.48",
+        firmware="9.50 0x8000f145 1.3682.0",
+        speed=10_000,
+        sysfs="none",
+    ),
+    DemoPf(netdev="", driver="vfio-pci", sysfs="none", vf_driver="vfio-pci"),
 )
 
 
-def pf(number: int, vfs: int) -> SimulatedPf:
+def pf(number: int, vfs: int) -> DemoPf:
     """Return the demo's PF of a number: one of six kinds in turn."""
     domain, slot = divmod(number, 30)
     kind = _KINDS[number % len(_KINDS)]
@@ -89,34 +124,32 @@ def pf(number: int, vfs: int) -> SimulatedPf:
         vfs=vfs,
         total_vfs=max(64, vfs),
         numa_node=number % 2,
-        first_count=1_000_000 * number,
         swell=0.5,
         swell_phase=2.0 * number,
     )
 
 
 def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
-    """Return the demo's pods: one for each two VFs of a PF, up to three for a PF."""
+    """Return the demo's pods: one for every two VFs of a PF, up to three for a PF."""
     found = []
     for number, pf in enumerate(pfs):
-        for group in range(min(pf.vfs // 2, 3)):
+        for group in range(min(pf.vfs, _VFS_IN_USE) // 2):
             addresses = [pf.vf_address(2 * group), pf.vf_address(2 * group + 1)]
-            kind = group % 3
             devices, claims = {f"vendor.example/{pf.driver}_vf": addresses}, {}
-            if kind == 2:  # by dynamic resource allocation
+            if group == 2:  # by dynamic resource allocation
                 names = [address.replace(":", "-").replace(".", "-") for address in addresses]
                 devices, claims = {}, {"sriovnetwork.k8snetworkplumbingwg.io": names}
             digest = hashlib.sha256(f"{number}.{group}".encode()).hexdigest()
             container = SimulatedContainer(
-                name=("upf", "du", "router")[kind],
+                name=("upf", "du", "router")[group],
                 id=digest,
-                cpus=_OWN_CPUS[number % 2][group] if number < 2 and kind < 2 else "",
+                cpus=_EXCLUSIVE_CPUS[number][group] if number < 2 and group < 2 else "",
                 devices=devices,
                 claims=claims,
             )
             pod = SimulatedPod(
                 name=f"{container.name}-{number}",
-                namespace=("core", "ran", "edge")[kind],
+                namespace=("core", "ran", "edge")[group],
                 uid=str(uuid.UUID(digest[:32])),
                 containers=[container],
                 qos="guaranteed" if container.cpus else "burstable",
@@ -126,29 +159,28 @@ def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
 
 
 @contextmanager
-def host(arguments: Sequence[str]) -> Iterator[tuple[list[str], SimulatedHost]]:
-    """Run a host as the command line asks for, in a temporary folder.
+def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
+    """Run a host with some PFs, and some VFs on each, in a temporary folder.
 
     Gives the flags that point the program at it, and the host. Its counters grow as long as
-    the context lasts. Raises FlagError.
+    the context lasts. Raises OSError if the folder cannot be created.
     """
-    _, values = flags.parse(arguments, (*flags.FLAGS, *FLAGS))
-    pfs, vfs = int(str(values["pfs"])), int(str(values["vfs"]))
     # A socket's path has at most 107 characters.
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="sriov-demo-", dir=parent) as folder:
         simulated = SimulatedHost(Path(folder), [pf(number, vfs) for number in range(pfs)])
         node = SimulatedNode(Path(folder), pods(simulated.pfs))
-        told = f"simulated host: {pfs} PFs with {vfs} VFs each, {len(node.pods)} pods"
-        log.say(told)
+        sizes = f"{_count(pfs, 'PF')} with {_count(vfs, 'VF')}{' each' if pfs > 1 else ''}"
+        log.say(f"simulated host: {sizes}, {_count(len(node.pods), 'pod')}")
         over = threading.Event()
         clock = threading.Thread(target=_keep_counting, args=(simulated, over))
         paths = simulated.flags + node.flags
         with simulated.running(), ExitStack() as stack:
             try:
                 stack.enter_context(node.running())
-            except ModuleNotFoundError as error:
-                log.say(f"the simulated host has no kubelet: {missing(error)}")
+            except Exception as error:  # grpcio is missing, or too old for the messages
+                reason = packages.problem("kubepoddevice", error).text
+                log.say(f"the simulated host has no kubelet: {reason}")
                 paths.append("--no-collector.kubepoddevice")
             clock.start()
             try:
@@ -156,6 +188,24 @@ def host(arguments: Sequence[str]) -> Iterator[tuple[list[str], SimulatedHost]]:
             finally:
                 over.set()
                 clock.join()
+
+
+def next_steps(pfs: int) -> str:
+    """Return what a person may try after the metrics of some PFs, in a few lines."""
+    program = sys.argv[0] if os.path.basename(sys.argv[0]) == "sriov-textfile" else "sriov-textfile"
+    return "\n".join(
+        [
+            "These are the metrics of a simulated host. What next?"
+            + (" One of its PFs is in trouble:" if pfs > _TROUBLED else ""),
+            f"  {program} demo doctor     shows every PF and VF, and what is wrong with which",
+            f"  {program} demo serve      serves the metrics on http://localhost:9808/metrics",
+            f"  {program} doctor          looks at this machine instead",
+        ]
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
 def _keep_counting(simulated: SimulatedHost, over: threading.Event) -> None:

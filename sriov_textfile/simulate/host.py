@@ -1,4 +1,4 @@
-"""Builds a simulated host below a folder: its sysfs, and the rtnetlink that goes with it."""
+"""Builds a simulated host below a folder: its sysfs, and an rtnetlink that agrees with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sriov_textfile.simulate.rtnetlink import LinkVf, RtnetlinkServer, encode_li
 
 ETHERNET, INFINIBAND, OTHER_NETWORK = "0x020000", "0x020700", "0x028000"
 
-# The counters of a VF, each with what it grows by in a second.
+# The counters of a VF, and how much each grows per second.
 GROWTH = {
     "rx_packets": 10_000,
     "tx_packets": 8_000,
@@ -30,7 +30,7 @@ GROWTH = {
     "tx_dropped": 1,
     "tx_errors": 0,
 }
-_SWELL_SECONDS = 90  # from one flood to the next
+_SWELL_SECONDS = 90  # from one peak of traffic to the next
 
 
 @dataclass
@@ -50,9 +50,9 @@ class SimulatedPf:
     numa_node: int = 0
     # How the driver publishes VF counters in sysfs: a folder of files, one file, or not.
     sysfs: Literal["folder", "file", "none"] = "folder"
-    counts: bool = True  # whether the driver tells the kernel counters, or leaves zeros
+    counts: bool = True  # whether the driver has VF counters for rtnetlink, or leaves zeros
     first_count: int = 0
-    swell: float = 0.0  # how much traffic swells and ebbs about its mean, from 0 to 1
+    swell: float = 0.0  # how much traffic varies about its mean, from 0 to 1
     swell_phase: float = 0.0  # of VF 0, in radians
     switchdev: bool = False  # with a representor for each VF, eth0, eth1 …
     second_port: str = ""  # netdev of a card's second port on the same PCI address
@@ -65,9 +65,13 @@ class SimulatedPf:
 
     @property
     def hardware_address(self) -> bytes:
-        """The PF's own; InfiniBand's have 20 bytes."""
+        """The PF's hardware address; InfiniBand's have 20 bytes."""
         length = 20 if self.pci_class == INFINIBAND else 6
         return bytes([2, *self.address.encode()[-length + 1 :]]).ljust(length, b"\0")
+
+    def vf_hardware_address(self, vf: int) -> bytes:
+        """Return the hardware address that the PF assigned to a VF."""
+        return self.hardware_address[:-2] + vf.to_bytes(2, "big")
 
     def vf_address(self, vf: int) -> str:
         """Return VF N's PCI address, whose 16-bit routing ID is bus, device and function."""
@@ -78,9 +82,9 @@ class SimulatedPf:
         return f"{domain}:{routing_id >> 8:02x}:{routing_id >> 3 & 31:02x}.{routing_id & 7}"
 
     def counters(self, vf: int, seconds: int) -> dict[str, int]:
-        """Return what the VF has counted some seconds after the start."""
+        """Return the VF's counters some seconds after the start."""
         start = self.first_count + 1000 * vf
-        # The integral of 1 + swell * sin(x), each VF with a phase of its own: it never falls.
+        # The integral of 1 + swell * sin(x), with a phase for each VF; it never falls.
         radians, phase = 2 * math.pi / _SWELL_SECONDS, self.swell_phase + vf
         swelled = math.cos(phase) - math.cos(radians * seconds + phase)
         volume = (vf + 1) * (seconds + self.swell * swelled / radians)
@@ -90,11 +94,10 @@ class SimulatedPf:
         }
 
     def link_vf(self, vf: int, seconds: int) -> LinkVf:
-        """Return what the driver tells the kernel of a VF; tx_errors has no place there."""
-        mac = self.hardware_address[:-2] + vf.to_bytes(2, "big")
+        """Return the VF as the driver describes it to the kernel, which has no tx_errors."""
         return LinkVf(
             number=vf,
-            mac=mac,
+            mac=self.vf_hardware_address(vf),
             vlan=100 + vf if vf % 4 == 3 else 0,
             qos=3 if vf % 4 == 3 else 0,
             trust=vf % 2,
@@ -104,7 +107,7 @@ class SimulatedPf:
 
 
 class SimulatedHost:
-    """A host below the folder `root`, with some PFs and a few devices that are none.
+    """A host below the folder `root`, with some PFs and a few other PCI devices.
 
     Sysfs is there from the start; rtnetlink answers within `with host.running():`.
     """
@@ -143,7 +146,7 @@ class SimulatedHost:
 
     @contextmanager
     def running(self) -> Iterator[RtnetlinkServer]:
-        """Let rtnetlink answer, for as long as the context lasts."""
+        """Run rtnetlink for as long as the context lasts."""
         with RtnetlinkServer(self.rtnetlink, self._describe) as server:
             try:
                 yield server
@@ -155,10 +158,10 @@ class SimulatedHost:
         return self.bus / address
 
     def nic(self, pf: Pf) -> Nic:
-        """Return what ethtool and devlink tell of a PF's NIC; no file has it."""
+        """Return what ethtool and devlink report of a PF's NIC; it is in no file."""
         if not pf.netdev:
             return Nic()
-        (simulated,) = [one for one in self.pfs if one.address == pf.address]
+        (simulated,) = [candidate for candidate in self.pfs if candidate.address == pf.address]
         return Nic(
             driver_version=simulated.driver_version,
             firmware=simulated.firmware,
@@ -185,7 +188,7 @@ class SimulatedHost:
         _write(device / "sriov_numvfs", count)
 
     def refresh(self) -> None:
-        """Write what the drivers have counted by now into sysfs."""
+        """Write the current counters into sysfs."""
         for pf in self.pfs:
             for vf in range(pf.vfs):
                 self._write_counters(pf, vf)
@@ -244,7 +247,7 @@ class SimulatedHost:
             self._replace(stats, "\n".join(lines))
 
     def _replace(self, path: Path, text: str) -> None:
-        """Let a running reader see the old text or the new one, as it would of a driver."""
+        """Replace a file, so that a running reader sees the old text or the new one."""
         new = self.root / "new"
         _write(new, text)
         new.rename(path)
@@ -281,7 +284,7 @@ class SimulatedHost:
         netdev.mkdir(parents=True)
         _write(netdev / "dev_port", dev_port)
         _write(netdev / "ifindex", next(self._ifindexes))
-        # Where the kernel answers EOPNOTSUPP a simulated file can only be missing.
+        # Where the kernel returns EOPNOTSUPP, a simulated file can only be missing.
         if phys_port_name:
             _write(netdev / "phys_port_name", phys_port_name)
         if switch:

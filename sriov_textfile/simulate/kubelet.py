@@ -19,12 +19,12 @@ from sriov_textfile.kubelet.podresources_pb2 import (
     ListPodResourcesResponse,
     PodResources,
 )
-from sriov_textfile.simulate.kubernetes import SimulatedContainer, SimulatedPod
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 
 
 @contextmanager
 def running(path: str, pods: Sequence[SimulatedPod], fault: str = "") -> Iterator[None]:
-    """Answer on the socket at `path`, for as long as the context lasts.
+    """Answer on the socket at `path` for as long as the context lasts.
 
     `fault` makes it a kubelet that "hangs", "lacks the API", or whose answer "is cut off".
     """
@@ -56,7 +56,7 @@ def running(path: str, pods: Sequence[SimulatedPod], fault: str = "") -> Iterato
 
 
 def response(pods: Sequence[SimulatedPod]) -> ListPodResourcesResponse:
-    """Return what the kubelet says of the pods' devices."""
+    """Return the kubelet's response about the pods' devices."""
     return ListPodResourcesResponse(
         pod_resources=[
             PodResources(

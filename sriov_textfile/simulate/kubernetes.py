@@ -1,4 +1,4 @@
-"""Simulates a Kubernetes node: its pods, and the cgroups and files that its kubelet makes."""
+"""Simulates a Kubernetes node: the cgroups and files of its pods, and its kubelet."""
 
 from __future__ import annotations
 
@@ -6,41 +6,21 @@ import json
 import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-
-@dataclass
-class SimulatedContainer:
-    """A container, the CPUs that it has to itself, and its devices by resource or driver."""
-
-    name: str
-    id: str
-    cpus: str = ""  # a list such as 2-3; "" runs it in the shared pool
-    devices: dict[str, list[str]] = field(default_factory=dict)  # of device plugins
-    claims: dict[str, list[str]] = field(default_factory=dict)  # of DRA drivers
-
-
-@dataclass
-class SimulatedPod:
-    """A pod. A static pod's uid is a hash of 32 digits without dashes."""
-
-    name: str
-    namespace: str
-    uid: str
-    containers: list[SimulatedContainer]
-    qos: Literal["guaranteed", "burstable", "besteffort"] = "guaranteed"
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a node lays out its cgroups: by cgroup version, cgroup driver and runtime."""
+    """The layout of a node's cgroups: cgroup version, cgroup driver and container runtime."""
 
     version: Literal[1, 2] = 2
     driver: Literal["systemd", "cgroupfs"] = "systemd"
     runtime: Literal["cri-containerd", "crio", "docker"] = "cri-containerd"
-    nested: bool = False  # whether the container's cpuset is in one more folder, as of CRI-O
+    nested: bool = False  # whether the cpuset is one folder deeper, as CRI-O may nest it
 
     @property
     def root(self) -> str:
@@ -68,8 +48,8 @@ class Layout:
 class SimulatedNode:
     """A node below the folder `root`, with some pods.
 
-    `numa` has the CPUs of each NUMA node, `pool` those that containers without CPUs of their
-    own run on. The kubelet answers within `with node.running():`.
+    `numa` has the CPUs of each NUMA node, `pool` those of containers without exclusive CPUs. The
+    kubelet answers within `with node.running():`.
     """
 
     def __init__(
@@ -111,8 +91,8 @@ class SimulatedNode:
     def running(
         self, fault: Literal["", "hangs", "lacks the API", "is cut off"] = ""
     ) -> AbstractContextManager[None]:
-        """Let the kubelet answer, for as long as the context lasts, or fail as told."""
-        from sriov_textfile.simulate import kubelet  # needs grpcio, which nothing else here does
+        """Run the kubelet for as long as the context lasts, with a fault if one is given."""
+        from sriov_textfile.simulate import kubelet  # the only module here that needs grpcio
 
         return kubelet.running(str(self.socket), self.pods, fault)
 
@@ -121,7 +101,7 @@ class SimulatedNode:
         return self.cgroups / self.layout.pod(pod) / self.layout.container(container)
 
     def _add_cgroups(self) -> None:
-        # In v1 a cpuset is always set. In v2 it is empty where nobody set it.
+        # In v1 a cpuset is always set. In v2 it is empty until something sets it.
         inherited = self._all if self.layout.version == 1 else ""
         _write(self.cgroups / "cpuset.cpus", inherited)
         _write(self.cgroups / "cpuset.cpus.effective", self._all)

@@ -51,7 +51,7 @@ _RTNL_LINK_STATS64_SIZE = 200
 
 @dataclass(frozen=True)
 class LinkVf:
-    """What a driver says of one VF; -1 is what it does not say."""
+    """A VF as its driver describes it; -1 is what it does not report."""
 
     number: int
     mac: bytes = bytes(6)
@@ -130,18 +130,18 @@ def _attribute(type: int, payload: bytes) -> bytes:
 
 
 def encode_error(code: int, request: bytes) -> bytes:
-    """Return the NLMSG_ERROR with which the kernel refuses a request."""
+    """Return the NLMSG_ERROR by which the kernel refuses a request."""
     sequence = NLMSGHDR.unpack_from(request)[3]
     body = struct.pack("=i", -code) + request
     return NLMSGHDR.pack(NLMSGHDR.size + len(body), NLMSG_ERROR, 0, sequence, 0) + body
 
 
 class RtnetlinkServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Speaks rtnetlink on the unix socket at `path`, from a thread of its own.
+    """Answers rtnetlink requests on the unix socket at `path`, in a thread of its own.
 
     `describe(netdev, sequence)` returns the reply about a netdev, or None if there is none of
-    that name. `requests` counts what was asked about each netdev. While `mute` is set, requests
-    are taken and never answered. `stray` is sent before each answer, if it is set.
+    that name. `requests` counts the requests for each netdev. While `mute` is set, requests are
+    accepted and never answered. `stray` is sent before each answer, if it is set.
     """
 
     socket_type = socket.SOCK_SEQPACKET
@@ -180,9 +180,9 @@ class _Connection(socketserver.BaseRequestHandler):
     request: socket.socket
 
     def handle(self) -> None:
-        # A unix socket takes a message only as large as its buffer; 1024 VFs have 300 KiB.
+        # A unix socket accepts a message only up to its buffer size; 1024 VFs have 300 KiB.
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        with contextlib.suppress(ConnectionError):  # The other side may end at any moment.
+        with contextlib.suppress(ConnectionError):  # The client may end at any moment.
             while request := self.request.recv(4096):
                 self._answer(request)
 

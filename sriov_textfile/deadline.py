@@ -1,0 +1,50 @@
+"""Runs a call that may hang, and stops waiting for it at a deadline."""
+
+from __future__ import annotations
+
+# The module threading is not needed for one thread, and takes 3 ms to import.
+from _thread import allocate_lock, start_new_thread
+
+from sriov_textfile.problems import Problem, ProblemError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Task:
+    """A call that runs in a thread of its own, from the moment the task is made.
+
+    A system call that waits for a driver cannot be interrupted, not even by a signal. The
+    caller can stop waiting for it, and does not have to know what it waits for.
+    """
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        """Start the call. Raises ProblemError if no thread can be started."""
+        self.done = False
+        self._call = call
+        self._error: BaseException | None = None
+        self._ended = allocate_lock()
+        self._ended.acquire()
+        try:
+            start_new_thread(self._run, ())
+        except RuntimeError as error:
+            hint = "allow more tasks (TasksMax=, ulimit -u) and memory"
+            raise ProblemError(Problem("no-thread", "", str(error), hint)) from None
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether the call has ended, after `seconds` at most. Raises what it raised."""
+        if not self._ended.acquire(timeout=seconds):
+            return False
+        if self._error:
+            raise self._error
+        return True
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.done = True
+            self._ended.release()

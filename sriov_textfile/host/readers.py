@@ -1,0 +1,82 @@
+"""The table of readers of VF counters: what each reads, and why it may have nothing.
+
+A reader is one row here. Its flag, its place in `--collector.vfstatspriority`, its metrics and
+its line in doctor follow from the row.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sriov_textfile.host import vfsysfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
+
+    from sriov_textfile.config import Config
+    from sriov_textfile.host.pci import Pf
+    from sriov_textfile.host.rtnetlink import Link
+    from sriov_textfile.problems import Problem
+
+    class Machine(Protocol):
+        """What a reader may use of the machine: the snapshot of one collection."""
+
+        config: Config
+
+        def link(self, pf: Pf) -> Link:
+            """Return the PF's link from rtnetlink, which is asked once; raises ProblemError."""
+
+        def skip(self, problem: Problem) -> None:
+            """Record an input that is left out."""
+
+    Counters = dict[int, dict[str, int]]  # counters by name, for each VF's number
+
+
+class Reader:
+    """One row: a source of VF counters.
+
+    `read` returns the counters of the given VFs of a PF that has a netdev, without those that
+    it has none for; it raises ProblemError, OSError or ValueError. `no_counters` says why a
+    reader that did not fail has none.
+    """
+
+    __slots__ = ("name", "no_counters", "read")
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[Machine, Pf, Sequence[int]], Counters],
+        no_counters: Callable[[Config, Pf], str],
+    ) -> None:
+        self.name = name
+        self.read = read
+        self.no_counters = no_counters
+
+
+def _sysfs(machine: Machine, pf: Pf, vfs: Sequence[int]) -> Counters:
+    return vfsysfs.counters(machine.config.sysclassnet, pf.netdev, vfs, machine.skip)
+
+
+def _nothing_in_sysfs(config: Config, pf: Pf) -> str:
+    folder = vfsysfs.folder(config.sysclassnet, pf.netdev)
+    if os.path.isdir(folder):
+        return f"{folder} has no statistics for them"
+    return f"driver {pf.driver or 'none'} publishes no VF counters: {folder} does not exist"
+
+
+def _netlink(machine: Machine, pf: Pf, vfs: Sequence[int]) -> Counters:
+    described = machine.link(pf).vfs
+    return {vf: described[vf].stats for vf in vfs if vf in described and described[vf].stats}
+
+
+def _nothing_by_netlink(config: Config, pf: Pf) -> str:
+    return "the kernel returned no counters for them: it is older than 4.4, or left the VFs out"
+
+
+# In the order of the default of --collector.vfstatspriority.
+READERS = (
+    Reader("sysfs", _sysfs, _nothing_in_sysfs),
+    Reader("netlink", _netlink, _nothing_by_netlink),
+)

@@ -1,0 +1,271 @@
+"""Inventory: PFs, VFs, pods and CPUs joined, as plain data for people and programs.
+
+It is the other way out of a snapshot, beside the collectors: doctor is a view of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sriov_textfile import packages
+from sriov_textfile.config import Config
+from sriov_textfile.host import files, nic, pci, readers
+from sriov_textfile.host.rtnetlink import Link
+from sriov_textfile.problems import Problem, ProblemError
+from sriov_textfile.snapshot import Snapshot, VfCounters
+
+DescribeNic = Callable[[pci.Pf], nic.Nic]
+Pods = dict[str, list[str]]  # namespace/name of the pods that use a device, by PCI address
+
+
+@dataclass
+class Vf:
+    """A VF. None is what is unknown."""
+
+    number: int
+    address: str
+    driver: str  # "" if it is bound to none
+    netdev: str  # "" if it has none in this network namespace
+    netdev_packets: int | None  # what its own netdev has counted, if it has one here
+    mac: str | None = None
+    vlan: int | None = None  # None also where no VLAN is set
+    qos: int | None = None
+    vlan_proto: str | None = None
+    trust: bool | None = None
+    spoofchk: bool | None = None
+    link_state: str | None = None  # auto, enable or disable, as the PF sets it
+    counters: dict[str, int] = field(default_factory=dict)
+    pods: list[str] = field(default_factory=list)  # namespace/name
+
+
+@dataclass
+class ReaderUse:
+    """A reader of VF counters, and how many VFs of a PF it has counters for."""
+
+    name: str
+    asked: bool  # whether a collection asks it
+    vfs: int
+    why_not: str  # why it does not serve all VFs; "" if it does
+    failure: Problem | None  # set even where another reader serves the VFs
+
+
+@dataclass
+class Pf:
+    """A PF. None is what is unknown."""
+
+    address: str
+    netdev: str  # "" if it has none
+    kind: str  # Ethernet, InfiniBand or other network
+    driver: str  # "" if it is bound to none
+    driver_version: str | None
+    firmware: str | None
+    numa_node: str  # "" if the kernel reports none
+    link_state: str | None
+    speed_mbps: int | None
+    eswitch_mode: str | None  # legacy or switchdev
+    total_vfs: int
+    num_vfs: int | None
+    netdev_in_sysfs: bool  # whether --path.sysclassnet has its netdev
+    vf_list_wrapped: bool  # whether the VF list is too long for other tools
+    link_problem: Problem | None  # why the configuration of its VFs is unknown
+    readers: list[ReaderUse]
+    vfs: list[Vf]
+
+
+@dataclass
+class Kubelet:
+    """What the kubelet reported about the pods' devices."""
+
+    enabled: bool  # whether kubepoddevice is on
+    socket: str
+    asked: bool = False
+    problem: Problem | None = None
+    devices: int = 0  # PCI devices that pods use
+
+
+@dataclass
+class Cpus:
+    """Where the pods' CPUs come from, if kubepodcpu is on."""
+
+    enabled: bool
+    policy: str = ""  # of the kubelet's CPU manager; "" if unknown
+    cgroups: str = ""  # folder of the pods' cgroups; "" if it was not found
+
+
+@dataclass
+class Inventory:
+    """All of it."""
+
+    pfs: list[Pf]
+    left_out: int  # PFs that --collector.pf-include and --collector.pf-exclude leave out
+    problem: Problem | None  # why the PFs could not be listed
+    nics: str  # why drivers' versions, firmware and links are unknown; "" if they are known
+    kubelet: Kubelet
+    cpus: Cpus
+
+
+def take(snapshot: Snapshot, describe_nic: DescribeNic) -> Inventory:
+    """Return the inventory of a snapshot; what is not in the snapshot yet is read now."""
+    kubelet, pods = _kubelet(snapshot)
+    cpus = _cpus(snapshot)
+    pfs, problem, nics = [], None, ""
+    try:
+        pfs = [_pf(snapshot, pf, pods) for pf in snapshot.pfs]
+        nics = _add_nics(snapshot, pfs, describe_nic)
+    except ProblemError as error:
+        problem = error.problem
+    return Inventory(pfs, snapshot.left_out, problem, nics, kubelet, cpus)
+
+
+def _add_nics(snapshot: Snapshot, pfs: list[Pf], describe_nic: DescribeNic) -> str:
+    """Add what is known of the PFs' NICs; return why nothing is, or ""."""
+    for pf, described in zip(snapshot.pfs, pfs, strict=True):
+        snapshot.reading = f"the NIC of {pf.netdev or pf.address}"
+        try:
+            facts = describe_nic(pf)
+        except ImportError as error:
+            return packages.problem("doctor", error).text
+        described.driver_version = facts.driver_version
+        described.firmware = facts.firmware
+        described.link_state = facts.link_state
+        described.speed_mbps = facts.speed
+        described.eswitch_mode = facts.eswitch_mode or described.eswitch_mode
+    return ""
+
+
+def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
+    config = snapshot.config
+    link, link_problem = Link(pf.netdev, 0, {}, wrapped=False), None
+    if pf.netdev:
+        try:
+            link = snapshot.link(pf)
+        except ProblemError as error:
+            link_problem = error.problem
+    counters = VfCounters()
+    if "vfstats" in config.collectors:
+        counters = snapshot.vf_counters(pf)
+    return Pf(
+        address=pf.address,
+        netdev=pf.netdev,
+        kind=pf.kind,
+        driver=pf.driver,
+        driver_version=None,
+        firmware=None,
+        numa_node=pf.numa_node,
+        link_state=None,
+        speed_mbps=None,
+        eswitch_mode="switchdev" if pf.switchdev else None,
+        total_vfs=pf.total_vfs,
+        num_vfs=pf.num_vfs,
+        netdev_in_sysfs=os.path.isdir(os.path.join(config.sysclassnet, pf.netdev)),
+        vf_list_wrapped=link.wrapped,
+        link_problem=link_problem,
+        readers=[_reader_use(reader, config, pf, counters) for reader in readers.READERS],
+        vfs=[
+            _vf(snapshot, number, address, link, counters, pods)
+            for number, address in pf.vfs.items()
+        ],
+    )
+
+
+def _reader_use(
+    reader: readers.Reader, config: Config, pf: pci.Pf, counters: VfCounters
+) -> ReaderUse:
+    return ReaderUse(
+        reader.name,
+        reader.name in counters.asked,
+        counters.served.get(reader.name, 0),
+        _why_not(reader, config, pf, counters),
+        counters.failures.get(reader.name),
+    )
+
+
+def _why_not(reader: readers.Reader, config: Config, pf: pci.Pf, counters: VfCounters) -> str:
+    """Return why a reader does not serve all VFs of the PF, or ""."""
+    name, order, served = reader.name, config.vfstats_priority, counters.served
+    own = served.get(name, 0)
+    before = [other for other in served if name in order and other in order[: order.index(name)]]
+    if own == len(pf.vfs):
+        reason = ""
+    elif "vfstats" not in config.collectors:
+        reason = "switched off by --collector.vfstats"
+    elif name not in order:
+        reason = f"switched off by --collector.{name} or --collector.vfstatspriority"
+    elif not pf.netdev:
+        reason = "the PF has no netdev"
+    elif own + sum(served[other] for other in before) == len(pf.vfs):
+        reason = f"{' and '.join(before)} served {'the others' if own else 'every VF'}"
+    elif name in counters.failures:
+        reason = counters.failures[name].text
+    else:
+        reason = reader.no_counters(config, pf)
+    return reason
+
+
+def _vf(
+    snapshot: Snapshot, number: int, address: str, link: Link, counters: VfCounters, pods: Pods
+) -> Vf:
+    try:
+        driver, netdev = snapshot.vf_driver_and_netdev(address)
+    except ProblemError:  # A problem of vfinfo, if that is on.
+        driver, netdev = "", ""
+    folder = f"{snapshot.config.sysbuspci}/{address}/net/{netdev}"
+    vf = Vf(
+        number=number,
+        address=address,
+        driver=driver,
+        netdev=netdev,
+        netdev_packets=_packets(folder) if netdev else None,
+        counters=counters.by_vf.get(number, {}),
+        pods=pods.get(address, []),
+    )
+    if described := link.vfs.get(number):
+        vf.mac, vf.link_state = described.mac, described.link_state
+        vf.trust, vf.spoofchk = described.trust, described.spoofchk
+        if described.vlan:
+            vf.vlan, vf.qos, vf.vlan_proto = described.vlan, described.qos, described.vlan_proto
+    return vf
+
+
+def _packets(netdev: str) -> int | None:
+    """Return the packets that a netdev has counted itself, received and sent."""
+    try:
+        counts = [files.read_int(f"{netdev}/statistics/{way}_packets") for way in ("rx", "tx")]
+    except OSError:
+        return None
+    return sum(count or 0 for count in counts) if any(c is not None for c in counts) else None
+
+
+def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
+    """Ask the kubelet which pods use which device, also where kubepoddevice is off."""
+    config = snapshot.config
+    kubelet = Kubelet("kubepoddevice" in config.collectors, config.kubeletsocket)
+    pods: Pods = {}
+    if not kubelet.enabled and not os.path.exists(config.kubeletsocket):
+        return kubelet, pods
+    kubelet.asked = True
+    try:
+        for device in snapshot.pod_devices:
+            users = pods.setdefault(device.address, [])
+            if (pod := f"{device.namespace}/{device.pod}") not in users:
+                users.append(pod)
+    except ProblemError as error:
+        kubelet.problem = error.problem
+    kubelet.devices = len(pods)
+    return kubelet, pods
+
+
+def _cpus(snapshot: Snapshot) -> Cpus:
+    cpus = Cpus("kubepodcpu" in snapshot.config.collectors)
+    if cpus.enabled:
+        try:
+            cpus.policy = snapshot.cpu_checkpoint.policy
+        except ProblemError:  # kubepodcpu reports it.
+            pass
+        try:
+            cpus.cgroups = snapshot.cgroup_root
+        except ProblemError:
+            pass
+    return cpus

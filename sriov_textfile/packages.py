@@ -1,0 +1,92 @@
+"""Says what to install where a Python package that a mode needs is missing or too old."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sriov_textfile.problems import Problem
+
+# What each mode or collector imports: module, package, oldest version. pyproject.toml has the
+# same packages and versions; a test compares them.
+_NEEDED = {
+    "--interval": (("schedule", "schedule", "1.2"),),
+    "serve": (
+        ("prometheus_client", "prometheus-client", "0.20"),
+        ("waitress", "waitress", "3.0.1"),
+    ),
+    "kubepoddevice": (("grpc", "grpcio", "1.60"), ("google.protobuf", "protobuf", "6.31.1")),
+    "doctor": (("pyroute2", "pyroute2", "0.8"),),
+}
+
+
+class MissingPackageError(Exception):
+    """Raised where a mode cannot run without a package; says which, and how to install it."""
+
+
+def require(mode: str) -> None:
+    """Raise MissingPackageError if a package that the mode needs is missing or too old."""
+    if wrong := _wrong(mode):
+        raise MissingPackageError(_problem(mode, wrong).text)
+
+
+def problem(mode: str, error: Exception) -> Problem:
+    """Return the problem that importing the packages of a mode raised an error."""
+    return _problem(mode, _wrong(mode) or [f"{type(error).__name__}: {error}"])
+
+
+def _problem(mode: str, wrong: list[str]) -> Problem:
+    packages = [f"'{package}>={oldest}'" for _, package, oldest in _NEEDED[mode]]
+    reason = f"{mode} needs Python packages: {', '.join(wrong)}"
+    return Problem("missing-package", mode, reason, _how_to_install(" ".join(packages)))
+
+
+def _wrong(mode: str) -> list[str]:
+    """Return what is wrong with each of the packages that are missing or too old."""
+    from importlib import metadata, util
+
+    wrong = []
+    for module, package, oldest in _NEEDED[mode]:
+        try:
+            found = util.find_spec(module) is not None
+        except (ImportError, ValueError):  # the parent package is missing, or was replaced
+            found = False
+        if not found:
+            wrong.append(f"{package} is not installed")
+            continue
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # Not installed by pip, so its version is unknown.
+        if _numbers(version) < _numbers(oldest):
+            wrong.append(f"{package} {version} is too old, {oldest} is needed")
+    return wrong
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version, which are enough to compare two releases."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _how_to_install(packages: str) -> str:
+    """Return the command that installs packages for this Python.
+
+    A Python that its distribution manages refuses pip (PEP 668) and needs a virtual environment.
+    """
+    import sysconfig
+
+    if sys.prefix != sys.base_prefix:
+        return f"{sys.prefix}/bin/pip install {packages}"
+    marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    if os.path.exists(marker):
+        venv = "/opt/sriov-textfile"
+        return (
+            f"install the program in a virtual environment: {sys.executable} -m venv {venv} &&"
+            f" {venv}/bin/pip install sriov-textfile"
+        )
+    return f"{sys.executable} -m pip install {packages}"

@@ -1,0 +1,305 @@
+"""Snapshot: one collection's view of the machine and the kubelet; each thing is read once.
+
+Everything is read when the first collector or view asks for it. What could not be read is not
+tried again: each of them gets the same ProblemError.
+"""
+
+from __future__ import annotations
+
+import time
+
+from sriov_textfile.host import pci, readers, rtnetlink
+from sriov_textfile.problems import Problem, ProblemError, cause
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from sriov_textfile.config import Config
+    from sriov_textfile.host.pci import Pf
+    from sriov_textfile.host.rtnetlink import Link, Rtnetlink
+    from sriov_textfile.kubelet.cgroups import Container
+    from sriov_textfile.kubelet.cpu_manager import Checkpoint
+    from sriov_textfile.kubelet.podresources import PodDevice
+    from sriov_textfile.log import Log
+
+    Value = TypeVar("Value")
+
+# Of the time that is left: a kubelet that hangs must not cost the metrics of other collectors.
+_KUBELET_SHARE = 0.8
+_LEAST_SECONDS = 0.1
+
+
+class VfCounters:
+    """A PF's VF counters, and the readers that were asked, returned them or failed."""
+
+    __slots__ = ("asked", "by_vf", "failures", "served")
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.by_vf: dict[int, dict[str, int]] = {}  # counters by name, for each VF's number
+        self.served: dict[str, int] = {}  # by reader: the number of VFs that it had counters for
+        self.failures: dict[str, Problem] = {}  # by reader
+
+
+class Snapshot:
+    """The machine and the kubelet, read on demand and at most once; made anew for a collection.
+
+    `failed` and `skipped` have the failures and the left-out inputs that did not end the
+    collection. `reading` is what is being read, for the message about a read that hangs.
+    """
+
+    def __init__(self, config: Config, log: Log, deadline: float) -> None:
+        """`deadline` is when to stop waiting, on the clock of time.monotonic()."""
+        self.config = config
+        self.log = log
+        self.deadline = deadline
+        self.failed: list[Problem] = []
+        self.skipped: list[Problem] = []
+        self.reading = ""
+        self.left_out = 0  # PFs that the flags pf-include and pf-exclude leave out
+        self._rtnetlink: Rtnetlink | None = None
+        self._counters: dict[Pf, VfCounters] = {}
+        self._values: dict[object, object] = {}
+        self._unreadable: dict[object, Problem] = {}
+
+    def close(self) -> None:
+        """Close what the snapshot has opened."""
+        if self._rtnetlink:
+            self._rtnetlink.close()
+
+    def fail(self, problem: Problem) -> None:
+        """Record a failure after which the collection can go on."""
+        self.failed.append(problem)
+
+    def skip(self, problem: Problem) -> None:
+        """Record an input that is left out."""
+        self.skipped.append(problem)
+
+    @property
+    def pfs(self) -> list[Pf]:
+        """The PFs that the flags pf-include and pf-exclude select; raises ProblemError."""
+        path = self.config.sysbuspci
+        return self._once(
+            "pfs",
+            path,
+            self._select_pfs,
+            lambda error: _missing(
+                "path.sysbuspci", f"cannot list PCI devices in {cause(error, path)}", error
+            ),
+        )
+
+    def _select_pfs(self) -> list[Pf]:
+        include, exclude = self.config.pf_include, self.config.pf_exclude
+        found = pci.discover(self.config.sysbuspci, self.skip)
+        selected = [
+            pf
+            for pf in found
+            if (include is None or include.search(pf.netdev))
+            and (exclude is None or not exclude.search(pf.netdev))
+        ]
+        self.left_out = len(found) - len(selected)
+        return selected
+
+    def link(self, pf: Pf) -> Link:
+        """Return the PF's link with its VFs from rtnetlink; raises ProblemError."""
+        netdev = pf.netdev
+
+        def problem(error: Exception) -> Problem:
+            if isinstance(error, rtnetlink.NoSuchNetdevError):
+                return Problem("unknown-netdev", netdev, str(error), error.hint)
+            hint = "see dmesg for messages of its driver"
+            if isinstance(error, rtnetlink.NetlinkError):
+                return Problem("rtnetlink", netdev, str(error), error.hint or hint)
+            return Problem("rtnetlink", netdev, f"cannot decode the reply about {netdev}: {error}")
+
+        return self._once(
+            ("link", netdev), f"{netdev} by rtnetlink", lambda: self._ask(netdev), problem
+        )
+
+    def _ask(self, netdev: str) -> Link:
+        if self._rtnetlink is None:
+            # After the deadline the collection is given up. Waiting a little longer makes sure
+            # of that: a kernel that does not answer must not pass for one without VFs.
+            self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline + 1)
+        return self._rtnetlink.link(netdev)
+
+    def vf_counters(self, pf: Pf) -> VfCounters:
+        """Return the counters of the PF's VFs from the readers, in the order of their priority.
+
+        A reader is asked for the VFs that the readers before it had nothing for. One that fails
+        is recorded, and the next one is asked.
+        """
+        if pf not in self._counters:
+            self._counters[pf] = self._read_counters(pf)
+        return self._counters[pf]
+
+    def _read_counters(self, pf: Pf) -> VfCounters:
+        counters = VfCounters()
+        if not pf.netdev:
+            return counters
+        table = {reader.name: reader for reader in readers.READERS}
+        for name in self.config.vfstats_priority:
+            missing = [vf for vf in pf.vfs if vf not in counters.by_vf]
+            if not missing:
+                break
+            counters.asked.append(name)
+            self.reading = f"VF counters of {pf.netdev} by {name}"
+            try:
+                found = table[name].read(self, pf, missing)
+            except ProblemError as error:
+                counters.failures[name] = error.problem
+            except (OSError, ValueError) as error:
+                reason = f"the {name} reader failed for {pf.netdev}: {cause(error)}"
+                counters.failures[name] = Problem("reader-failed", pf.netdev, reason, "see dmesg")
+            else:
+                if found:
+                    counters.by_vf.update(found)
+                    counters.served[name] = len(found)
+        for problem in counters.failures.values():
+            self.fail(problem)
+        return counters
+
+    def vf_driver_and_netdev(self, address: str) -> tuple[str, str]:
+        """Return a VF's driver and netdev, each "" if it has none; raises ProblemError."""
+        root = self.config.sysbuspci
+        return self._once(
+            ("binding", address),
+            f"VF {address}",
+            lambda: pci.vf_driver_and_netdev(root, address),
+            lambda error: Problem(
+                "unreadable", address, f"cannot read driver and netdev of {cause(error, address)}"
+            ),
+        )
+
+    @property
+    def numa_nodes(self) -> dict[int, str]:
+        """The NUMA node of each online CPU; raises ProblemError."""
+        from sriov_textfile.host import cpus
+
+        path = self.config.nodecpuinfo
+        return self._once(
+            "numa_nodes",
+            path,
+            lambda: cpus.numa_nodes(path),
+            lambda error: _missing(
+                "path.nodecpuinfo", f"cannot read the NUMA nodes in {cause(error, path)}", error
+            ),
+        )
+
+    @property
+    def cgroup_root(self) -> str:
+        """The folder of the pods' cgroups; raises ProblemError."""
+        from sriov_textfile.kubelet import cgroups
+
+        path = self.config.kubecgroup
+        root = self._once(
+            "cgroup_root",
+            path,
+            lambda: cgroups.find_root(path),
+            lambda error: _missing("path.kubecgroup", cause(error), error),
+        )
+        self.log.debug("pods' cgroups", path=root)
+        return root
+
+    @property
+    def pool_cpus(self) -> list[frozenset[int]]:
+        """The CPUs that all pods may use, as configured and as in effect; raises ProblemError."""
+        from sriov_textfile.kubelet import cgroups
+
+        root = self.cgroup_root
+        return self._once(
+            "pool_cpus",
+            root,
+            lambda: cgroups.pool_cpus(root),
+            lambda error: Problem(
+                "unreadable", root, f"cannot read the cpuset of all pods in {cause(error, root)}"
+            ),
+        )
+
+    @property
+    def containers(self) -> list[Container]:
+        """All pods' containers with their cpusets, in the order of names; raises ProblemError."""
+        from sriov_textfile.kubelet import cgroups
+
+        root = self.cgroup_root
+        return self._once(
+            "containers",
+            root,
+            lambda: list(cgroups.containers(root, self.skip)),
+            lambda error: _missing(
+                "path.kubecgroup", f"cannot read the pods' cgroups in {cause(error, root)}", error
+            ),
+        )
+
+    @property
+    def cpu_checkpoint(self) -> Checkpoint:
+        """The state of the kubelet's CPU manager; raises ProblemError."""
+        from sriov_textfile.kubelet import cpu_manager
+
+        path = self.config.cpucheckpoint
+        return self._once(
+            "cpu_checkpoint",
+            path,
+            lambda: cpu_manager.read_checkpoint(path),
+            lambda error: _missing(
+                "path.cpucheckpoint", f"cannot read {cause(error, path)}", error
+            ),
+        )
+
+    @property
+    def pod_devices(self) -> list[PodDevice]:
+        """The PCI devices of all containers, from the kubelet; raises ProblemError."""
+        path = self.config.kubeletsocket
+
+        def problem(error: Exception) -> Problem:
+            return Problem("kubelet", path, cause(error), getattr(error, "hint", ""))
+
+        return self._once("pod_devices", f"the kubelet at {path}", self._ask_kubelet, problem)
+
+    def _ask_kubelet(self) -> list[PodDevice]:
+        try:
+            from sriov_textfile.kubelet import podresources
+        except Exception as error:  # protobuf has errors of its own for versions that do not fit
+            from sriov_textfile import packages
+
+            raise ProblemError(packages.problem("kubepoddevice", error)) from None
+        left = self.deadline - time.monotonic()
+        seconds = max(left * _KUBELET_SHARE, _LEAST_SECONDS)
+        return podresources.pod_devices(self.config.kubeletsocket, seconds)
+
+    def _once(
+        self,
+        key: object,
+        reading: str,
+        read: Callable[[], Value],
+        problem: Callable[[Exception], Problem],
+    ) -> Value:
+        """Return what `read` returned the first time.
+
+        Raises ProblemError, each time with the same Problem: that of an OSError or ValueError is
+        made by `problem`.
+        """
+        if key in self._unreadable:
+            raise ProblemError(self._unreadable[key])
+        if key not in self._values:
+            self.reading = reading
+            try:
+                self._values[key] = read()
+            except ProblemError as error:
+                self._unreadable[key] = error.problem
+                raise
+            except (OSError, ValueError) as error:
+                self._unreadable[key] = problem(error)
+                raise ProblemError(self._unreadable[key]) from None
+        value: Value = self._values[key]  # type: ignore[assignment]
+        return value
+
+
+def _missing(flag: str, reason: str, error: Exception) -> Problem:
+    """Return the problem that what a flag points to cannot be read."""
+    hint = f"set --{flag}; in a container, mount the host's there"
+    if isinstance(error, PermissionError):
+        hint = "run as root or as a user with access to it"
+    return Problem("missing-mount", f"--{flag}", reason, hint)

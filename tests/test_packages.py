@@ -1,0 +1,114 @@
+"""Which packages a mode needs, and how to install them on this host."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from sriov_textfile import packages
+
+PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+
+
+def message(mode: str) -> str:
+    with pytest.raises(packages.MissingPackageError) as error:
+        packages.require(mode)
+    return str(error.value)
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Let pip report these versions, by package with underscores."""
+    version = metadata.version
+    monkeypatch.setattr(
+        metadata, "version", lambda name: versions.get(name.replace("-", "_")) or version(name)
+    )
+
+
+@pytest.mark.parametrize("mode", ["serve", "--interval", "kubepoddevice", "doctor"])
+def test_what_the_tests_have_installed_is_enough(mode: str) -> None:
+    packages.require(mode)
+
+
+def test_the_packages_and_versions_are_those_of_the_project() -> None:
+    dependencies = PYPROJECT.read_text().split("\ndependencies = [")[1].split("\n]")[0]
+    declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)', dependencies))
+    needed = {
+        package: oldest for needs in packages._NEEDED.values() for _, package, oldest in needs
+    }
+    assert needed == declared
+
+
+def test_all_missing_packages_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.setitem(sys.modules, "waitress", None)
+    text = message("serve")
+    assert "prometheus-client is not installed, waitress is not installed" in text
+
+
+def test_a_package_that_is_too_old_is_named_with_both_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed(monkeypatch, waitress="2.1.2")
+    assert "waitress 2.1.2 is too old, 3.0.1 is needed" in message("serve")
+
+
+@pytest.mark.parametrize(
+    ("version", "enough"),
+    [("3.0.1", True), ("3.0.10", True), ("3.1", True), ("10.0", True), ("3.0", False)],
+)
+def test_versions_are_compared_by_number(
+    monkeypatch: pytest.MonkeyPatch, version: str, enough: bool
+) -> None:
+    installed(monkeypatch, waitress=version)
+    if enough:
+        packages.require("serve")
+    else:
+        assert f"waitress {version} is too old" in message("serve")
+
+
+def advice(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return how to install a package that is missing."""
+    monkeypatch.setitem(sys.modules, "schedule", None)
+    return message("--interval").partition("; ")[2]
+
+
+def test_in_a_virtual_environment_its_own_pip_installs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/opt/venv")
+    assert advice(monkeypatch) == "/opt/venv/bin/pip install 'schedule>=1.2'"
+
+
+def test_a_python_that_its_distribution_manages_needs_a_virtual_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "EXTERNALLY-MANAGED").touch()
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert "-m venv /opt/sriov-textfile && /opt/sriov-textfile/bin/pip install" in advice(
+        monkeypatch
+    )
+
+
+def test_another_python_installs_with_its_pip(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert advice(monkeypatch) == f"{sys.executable} -m pip install 'schedule>=1.2'"
+
+
+def test_a_long_running_mode_refuses_to_start_with_an_old_package() -> None:
+    code = (
+        "import sys; from importlib import metadata\n"
+        "metadata.version = lambda name: '0.1'\n"
+        "from sriov_textfile import cli; sys.exit(cli.main(['serve']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "prometheus-client 0.1 is too old, 0.20 is needed" in done.stderr
