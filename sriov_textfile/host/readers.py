@@ -72,7 +72,7 @@ def _netlink(machine: Machine, pf: Pf, vfs: Sequence[int]) -> Counters:
 
 
 def _nothing_by_netlink(config: Config, pf: Pf) -> str:
-    return "the kernel returned no counters for them: it is older than 4.4, or left the VFs out"
+    return "the kernel returned no counters for them"
 
 
 # In the order of the default of --collector.vfstatspriority.
