@@ -152,7 +152,7 @@ def test_the_autoscaler_gets_a_metric_for_each_pod(prometheus: Prometheus) -> No
     # Each pod uses VFs 0 and 1 of one PF.
     vfs = f'vf:sriov_vf_rx_bytes:rate5m{{instance="{HEALTHY}",vf=~"0|1"}}'
     for pf in prometheus.wait_for(f"sum by (pf) ({vfs})"):
-        pod = {"ens1f0": "upf-0", "ens2f0np0": "upf-1", "ibs3": "upf-2"}[pf["metric"]["pf"]]
+        pod = {"ens1f0": "upf-0", "ens2f0np0": "upf-1", "ens3f2": "upf-2"}[pf["metric"]["pf"]]
         assert received[pod] == pytest.approx(float(pf["value"][1]), rel=0.2)
 
 

@@ -1,4 +1,4 @@
-"""Validates the files in deployment/ with kubernetes-validate, promtool and hadolint."""
+"""Validates deployment/ with kubernetes-validate, promtool and hadolint, and .github/ by schema."""
 
 from __future__ import annotations
 
@@ -134,3 +134,19 @@ def test_hadolint_accepts_the_dockerfile() -> None:
     hadolint = str(Path(sys.executable).parent / "hadolint")
     done = subprocess.run([hadolint, f"{DEPLOYMENT}/Dockerfile"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-workflows", "workflows/*.yml"),
+        ("github-issue-forms", "ISSUE_TEMPLATE/*_*.yml"),
+        ("github-issue-config", "ISSUE_TEMPLATE/config.yml"),
+    ],
+)
+def test_github_accepts_its_files(schema: str, files: str) -> None:
+    paths = sorted((PROJECT / ".github").glob(files))
+    assert paths
+    command = [sys.executable, "-m", "check_jsonschema", f"--builtin-schema=vendor.{schema}"]
+    done = subprocess.run([*command, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
