@@ -1,4 +1,4 @@
-"""What the tests share: simulated hosts, and running the program on them."""
+"""Shared fixtures: simulated hosts, and runs of the program on them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.rtnetlink import RtnetlinkServer
 
 CAPTURES = Path(__file__).parent / "captures"
-# Before a command: root without the capabilities that let it pass over the modes of files.
+# Prefix of a command: drops the capabilities with which root bypasses file permissions.
 WITHOUT_PRIVILEGE = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 )
-# Run by Python with the path of an rtnetlink, then flags: the program in a process of its own, on
-# a host whose rtnetlink answers in this one.
+# Run as `python -c PROGRAM SOCKET FLAGS...`: the program in a separate process, on a host whose
+# rtnetlink server runs in this one.
 PROGRAM = (
     "import sys, types; from sriov_textfile import cli;"
     " sys.exit(cli.run(sys.argv[2:], host=types.SimpleNamespace(rtnetlink=sys.argv[1])))"
@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def samples(self) -> dict[str, str]:
-        """Every sample's value as it was written, by name and labels."""
+        """The value of every sample as written, by name and labels."""
         lines = [line for line in self.out.splitlines() if not line.startswith("#")]
         samples = dict(line.rsplit(" ", 1) for line in lines)
         assert len(samples) == len(lines), "a series was written twice"
@@ -59,7 +59,7 @@ class Run:
 
 
 class Host(SimulatedHost):
-    """A simulated host whose rtnetlink answers, and whose clock stands until it is set."""
+    """A simulated host with an rtnetlink server and a clock that the test sets."""
 
     server: RtnetlinkServer
 
@@ -81,7 +81,7 @@ class Host(SimulatedHost):
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """A folder with a short name, for a socket's path has at most 107 characters."""
+    """A folder with a short path: a unix socket's path has at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="sriov-", dir="/tmp") as name:
         yield Path(name)
 
@@ -91,7 +91,7 @@ MakeHost = Callable[..., Host]
 
 @pytest.fixture
 def make_host(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[MakeHost]:
-    """Make a host with the given PFs; its rtnetlink answers until the test is over."""
+    """Make a host with the given PFs; its rtnetlink server runs until the test ends."""
     with ExitStack() as stack:
 
         def make(*pfs: SimulatedPf) -> Host:
@@ -104,7 +104,7 @@ def make_host(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Mak
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Compare a whole output with a checked-in file, but for what differs from run to run."""
+    """Compare a whole output with a golden file, ignoring what differs from run to run."""
 
     def compare(name: str, out: str) -> None:
         out = re.sub(r"(_duration_seconds\{.*\}) .*", r"\1 0.001", out)

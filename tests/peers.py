@@ -1,6 +1,6 @@
-"""What independent decoders, pyroute2 and `ip`, make of a PF's VFs, in our own terms.
+"""A PF's VFs as decode_link, pyroute2 and `ip` decode them, in one format for comparison.
 
-Used by the tests on captured replies, and in the lab on those of a running kernel.
+The tests compare captured replies, the lab those of a running kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STATES = ("auto", "enable", "disable")
 
 
 def by_us(link: Link) -> Vfs:
-    """Return all that we know of each VF."""
+    """Return every field of every VF that decode_link found."""
     return {
         number: {
             "mac": vf.mac,
@@ -36,7 +36,7 @@ def by_us(link: Link) -> Vfs:
 
 
 def by_pyroute2(reply: bytes) -> Vfs:
-    """Return what pyroute2 decodes from the same reply."""
+    """Return the VFs that pyroute2 decodes from a reply."""
     message = ifinfmsg(reply)
     message.decode()
     vfs = {}
@@ -65,20 +65,20 @@ def by_pyroute2(reply: bytes) -> Vfs:
 
 
 def by_ip(link: dict[str, Any]) -> Vfs:
-    """Return what `ip -j -s -d link show` printed of one link."""
+    """Return the VFs in the output of `ip -j -s -d link show` for one link."""
     vfs = {}
-    for said in link.get("vfinfo_list", ()):
-        (vlan,) = said["vlan_list"]
-        rx, tx = said["stats"]["rx"], said["stats"]["tx"]
-        vfs[said["vf"]] = {
-            "mac": said["address"],
+    for vf in link.get("vfinfo_list", ()):
+        (vlan,) = vf["vlan_list"]
+        rx, tx = vf["stats"]["rx"], vf["stats"]["tx"]
+        vfs[vf["vf"]] = {
+            "mac": vf["address"],
             "vlan": vlan.get("vlan", 0),
             "qos": vlan.get("qos", 0),
-            "spoofchk": said["spoofchk"],
-            "trust": said["trust"],
-            "link_state": said["link_state"],
-            "min_tx_rate": said["rate"]["min_tx"],
-            "max_tx_rate": said["rate"]["max_tx"],
+            "spoofchk": vf["spoofchk"],
+            "trust": vf["trust"],
+            "link_state": vf["link_state"],
+            "min_tx_rate": vf["rate"]["min_tx"],
+            "max_tx_rate": vf["rate"]["max_tx"],
             "rx_packets": rx["packets"],
             "tx_packets": tx["tx_packets"],
             "rx_bytes": rx["bytes"],
@@ -92,7 +92,7 @@ def by_ip(link: dict[str, Any]) -> Vfs:
 
 
 def as_said(link: Link) -> list[LinkVf]:
-    """Return what the driver must have said for the kernel to describe a link so."""
+    """Return the VFs as the driver must have reported them to the kernel."""
     return [
         LinkVf(
             number=number,

@@ -1,4 +1,4 @@
-"""What docs/architecture.md promises: one table for each kind of thing, and nothing read twice."""
+"""Architecture rules: readers and collectors are table rows, and a run reads nothing twice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.conftest import Host, MakeHost
 
 PACKAGE = Path(__file__).parent.parent / "sriov_textfile"
 
-# --- a reader and a collector are one row each ----------------------------------------------
+# --- a reader or a collector is one table row -------------------------------------------------
 
 TOY_READER = """
 import sys
@@ -63,7 +63,7 @@ def run(program: str, *arguments: str) -> str:
     return done.stdout.decode()
 
 
-def test_a_reader_is_one_row(tmp_path: Path) -> None:
+def test_adding_a_reader_takes_one_table_row(tmp_path: Path) -> None:
     host = SimulatedHost(tmp_path, [SimulatedPf(vfs=2, vf_driver="vfio-pci")])
     page = run(TOY_READER, *host.flags)
     assert 'sriov_vf_toys{numa_node="0",pciAddr="0000:11:00.1",pf="ens1f0",vf="1"} 8\n' in page
@@ -79,7 +79,7 @@ def test_a_reader_is_one_row(tmp_path: Path) -> None:
     assert "toy reader      serves no VFs; switched off by --collector.toy" in out
 
 
-def test_a_collector_is_one_row(tmp_path: Path) -> None:
+def test_adding_a_collector_takes_one_table_row(tmp_path: Path) -> None:
     host = SimulatedHost(tmp_path, [SimulatedPf(vfs=2, vf_driver="vfio-pci")])
     page = run(TOY_COLLECTOR, *host.flags)
     assert "sriov_toys{} 1\n" in page
@@ -91,16 +91,16 @@ def test_a_collector_is_one_row(tmp_path: Path) -> None:
     )
 
 
-# --- nothing is read twice --------------------------------------------------------------------
+# --- a run reads each thing once --------------------------------------------------------------
 
 
 @contextmanager
 def counted_opens(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """Count how often each path below a folder is opened or listed, if that succeeds."""
+    """Count the successful opens and listings of each path below a folder."""
     opened: Counter[str] = Counter()
 
-    def note(path: object, dir_fd: int | None = None) -> None:
-        if isinstance(path, int):  # an open folder, which is counted already
+    def record(path: object, dir_fd: int | None = None) -> None:
+        if isinstance(path, int):  # the descriptor of a folder that is already counted
             return
         name = os.fsdecode(path)  # type: ignore[arg-type]
         if dir_fd is not None:
@@ -112,7 +112,7 @@ def counted_opens(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Count
     def counting(function: Callable[..., object]) -> Callable[..., object]:
         def call(path: object, *arguments: object, **options: object) -> object:
             result = function(path, *arguments, **options)
-            note(path, options.get("dir_fd"))  # type: ignore[arg-type]
+            record(path, options.get("dir_fd"))  # type: ignore[arg-type]
             return result
 
         return call
@@ -125,7 +125,7 @@ def counted_opens(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Count
 
 @pytest.fixture
 def machine(make_host: MakeHost, tmp_path: Path) -> Iterator[tuple[Host, list[str]]]:
-    """A host with every kind of PF and pods, and the flags that turn all collectors on."""
+    """A host with every kind of PF and with pods, and the flags that enable all collectors."""
     host = make_host(*[demo.pf(number, vfs=3) for number in range(6)])
     node = SimulatedNode(tmp_path, demo.pods(host.pfs))
     with node.running():
@@ -133,18 +133,18 @@ def machine(make_host: MakeHost, tmp_path: Path) -> Iterator[tuple[Host, list[st
 
 
 @pytest.mark.parametrize("command", ["collect", "doctor"])
-def test_nothing_is_read_twice(
+def test_a_run_reads_nothing_twice(
     machine: tuple[Host, list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
 ) -> None:
     host, flags = machine
-    lists = []
+    calls = []
     pod_devices = podresources.pod_devices
 
     def list_pods(path: str, seconds: float) -> list[podresources.PodDevice]:
-        lists.append(path)
+        calls.append(path)
         return pod_devices(path, seconds)
 
     monkeypatch.setattr(podresources, "pod_devices", list_pods)
@@ -152,7 +152,7 @@ def test_nothing_is_read_twice(
         host.collect(command, *flags)
     assert len(opened) > 100
     assert {path: count for path, count in opened.items() if count > 1} == {}
-    assert len(lists) == 1
+    assert len(calls) == 1
     assert host.server.requests == {pf.netdev: 1 for pf in host.pfs if pf.netdev}
 
 
@@ -164,7 +164,7 @@ PARSING = {"endswith", "find", "index", "partition", "rpartition", "split", "sta
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_message_is_parsed(path: Path) -> None:
-    """Nothing is concluded from the words of a problem, a finding or an exception."""
+    """No decision depends on the wording of a problem, a finding or an exception."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue

@@ -1,4 +1,4 @@
-"""The program as a whole: commands, exit codes, what it prints, and what it imports."""
+"""The command line: commands, exit codes, output, and the modules that a run imports."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def run(*arguments: str, program: list[str] = MODULE) -> subprocess.CompletedPro
 
 @pytest.fixture
 def sysfs_host(tmp_path: Path) -> SimulatedHost:
-    """A host that needs no rtnetlink, so that the program can run on it as it is."""
+    """A host with all counters in sysfs, so that the program needs no rtnetlink server."""
     return SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
 
 
 @pytest.mark.parametrize("program", [MODULE, SCRIPT], ids=["python -m", "script"])
-@pytest.mark.parametrize("command", [[], ["collect"]], ids=["bare", "collect"])
-def test_both_names_and_both_forms_are_one_program(
+@pytest.mark.parametrize("command", [[], ["collect"]], ids=["no command", "collect"])
+def test_module_and_script_run_the_same_program(
     sysfs_host: SimulatedHost, program: list[str], command: list[str]
 ) -> None:
     done = run(*command, *sysfs_host.flags, program=program)
@@ -42,9 +42,7 @@ def test_both_names_and_both_forms_are_one_program(
 
 
 @pytest.mark.parametrize("path", ["", "-"])
-def test_without_a_path_the_metrics_go_to_standard_output(
-    sysfs_host: SimulatedHost, path: str
-) -> None:
+def test_without_a_path_metrics_go_to_standard_output(sysfs_host: SimulatedHost, path: str) -> None:
     done = run(*sysfs_host.flags, f"--textfile.path={path}")
     assert done.stdout.startswith("# HELP sriov_vf_rx_bytes ")
 
@@ -56,7 +54,7 @@ def test_with_a_path_nothing_is_printed(sysfs_host: SimulatedHost, tmp_path: Pat
     assert path.read_text().startswith("# HELP sriov_vf_rx_bytes ")
 
 
-def test_exit_0_even_if_a_collector_failed(tmp_path: Path) -> None:
+def test_a_failed_collector_still_exits_0(tmp_path: Path) -> None:
     done = run("--path.sysbuspci=/nowhere")
     assert done.returncode == 0
     assert 'sriov_scrape_collector_success{collector="vfstats"} 0\n' in done.stdout
@@ -90,7 +88,9 @@ def test_exit_0_even_if_a_collector_failed(tmp_path: Path) -> None:
         (["collect", "--json"], "--json is a flag of doctor, not of collect"),
     ],
 )
-def test_exit_2_and_one_line_for_a_wrong_command_line(arguments: list[str], message: str) -> None:
+def test_a_wrong_command_line_exits_2_with_a_one_line_message(
+    arguments: list[str], message: str
+) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
@@ -102,7 +102,7 @@ def test_exit_2_and_one_line_for_a_wrong_command_line(arguments: list[str], mess
     ("redirect", "message"),
     [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")],
 )
-def test_exit_1_where_standard_output_cannot_be_written(
+def test_unwritable_standard_output_exits_1_with_a_one_line_message(
     sysfs_host: SimulatedHost, redirect: str, message: str
 ) -> None:
     done = subprocess.run(
@@ -117,7 +117,7 @@ def test_exit_1_where_standard_output_cannot_be_written(
     assert f"cannot write standard output: {message}; the output is incomplete" in done.stderr
 
 
-def test_a_closed_pipe_gets_one_line(sysfs_host: SimulatedHost) -> None:
+def test_a_broken_pipe_exits_1_with_a_one_line_message(sysfs_host: SimulatedHost) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -130,7 +130,7 @@ def test_a_closed_pipe_gets_one_line(sysfs_host: SimulatedHost) -> None:
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_help_that_cannot_be_printed_gets_one_line(argument: str) -> None:
+def test_unwritable_help_exits_1_with_a_one_line_message(argument: str) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [*MODULE, argument], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
@@ -142,9 +142,7 @@ def test_help_that_cannot_be_printed_gets_one_line(argument: str) -> None:
     )
 
 
-def test_a_reader_that_is_late_gets_the_whole_page_from_a_non_blocking_pipe(
-    tmp_path: Path,
-) -> None:
+def test_a_slow_reader_of_a_non_blocking_pipe_gets_the_whole_page(tmp_path: Path) -> None:
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=256, vf_driver="vfio-pci")])
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -167,7 +165,7 @@ def test_a_reader_that_is_late_gets_the_whole_page_from_a_non_blocking_pipe(
     [(["--path.sysbuspci=/nowhere"], 0), (["demo", "--vfs=0"], 0), (["--bogus"], 2)],
 )
 @pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full"])
-def test_a_closed_or_full_standard_error_changes_nothing_else(
+def test_a_closed_or_full_standard_error_does_not_affect_the_run(
     arguments: list[str], code: int, redirect: str
 ) -> None:
     done = subprocess.run(
@@ -181,7 +179,7 @@ def test_a_closed_or_full_standard_error_changes_nothing_else(
     assert all(line.startswith(("sriov_", "# ")) for line in done.stdout.splitlines())
 
 
-def test_a_full_pipe_that_nobody_reads_does_not_hold_up_a_collection(tmp_path: Path) -> None:
+def test_a_full_standard_error_pipe_does_not_block_a_collection(tmp_path: Path) -> None:
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=1)])
     (host.device("0000:10:00.0") / "sriov/0/stats/rx_bytes").write_text("x\n")
     read, write = os.pipe()
@@ -199,7 +197,7 @@ def test_a_full_pipe_that_nobody_reads_does_not_hold_up_a_collection(tmp_path: P
     assert 'sriov_scrape_collector_skipped{collector="vfstats"} 1\n' in done.stdout
 
 
-def test_an_interrupt_while_the_program_is_imported_shows_no_traceback() -> None:
+def test_an_interrupt_during_import_shows_no_traceback() -> None:
     code = (
         "import sys; from sriov_textfile.__main__ import main\n"
         "class Interrupt:\n"
@@ -214,12 +212,12 @@ def test_an_interrupt_while_the_program_is_imported_shows_no_traceback() -> None
 # --- help and version -----------------------------------------------------------------------
 
 
-def test_version() -> None:
+def test_version_shows_program_and_python() -> None:
     python = sys.version.split()[0]
     assert run("--version").stdout == f"sriov-textfile {__version__} (Python {python})\n"
 
 
-def test_help() -> None:
+def test_help_shows_usage_and_flags() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert done.stdout.startswith("usage: sriov-textfile [COMMAND] [FLAGS]\n")
@@ -227,17 +225,17 @@ def test_help() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["-h"], ["help"], ["-help"], ["help", "--timeout=1s"]])
-def test_the_ways_to_ask_for_help(arguments: list[str]) -> None:
+def test_every_spelling_of_help_prints_the_same_text(arguments: list[str]) -> None:
     assert run(*arguments).stdout == run("--help").stdout
 
 
 @pytest.mark.parametrize("arguments", [["-version"], ["version"]])
-def test_the_ways_to_ask_for_the_version(arguments: list[str]) -> None:
+def test_every_spelling_of_version_prints_the_same_text(arguments: list[str]) -> None:
     assert run(*arguments).stdout == run("--version").stdout
 
 
 @pytest.mark.parametrize("arguments", [["serve", "--help"], ["help", "serve"], ["serve", "-h"]])
-def test_the_help_of_serve_has_the_flags_that_serve_accepts(arguments: list[str]) -> None:
+def test_help_for_serve_lists_only_flags_that_serve_accepts(arguments: list[str]) -> None:
     out = run(*arguments).stdout
     assert out.startswith("usage: sriov-textfile serve [FLAGS]\n")
     assert "--web.listen-address\n" in out
@@ -246,8 +244,8 @@ def test_the_help_of_serve_has_the_flags_that_serve_accepts(arguments: list[str]
         assert f"{flag}\n" not in out
 
 
-def test_the_help_of_demo_begins_with_its_own_flags_and_builds_no_host(tmp_path: Path) -> None:
-    missing = tmp_path / "missing"  # a demo would need it
+def test_help_for_demo_lists_its_own_flags_first_and_builds_no_host(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"  # the demo would fail without it
     done = subprocess.run(
         [*MODULE, "demo", "--help"],
         env={**os.environ, "TMPDIR": str(missing)},
@@ -260,7 +258,7 @@ def test_the_help_of_demo_begins_with_its_own_flags_and_builds_no_host(tmp_path:
     assert "--textfile.path\n" in done.stdout
 
 
-def test_the_help_of_a_command_on_a_simulated_host() -> None:
+def test_help_for_demo_serve_lists_the_flags_of_both() -> None:
     out = run("demo", "serve", "--help").stdout
     assert out.startswith("usage: sriov-textfile demo serve [FLAGS]\n")
     assert re.findall(r"^  (--\S+)$", out, re.MULTILINE)[:3] == [
@@ -289,7 +287,7 @@ def test_log_lines_can_be_json() -> None:
     assert event["msg"].startswith("cannot list PCI devices in /nowhere")
 
 
-def test_the_log_level_silences_what_is_below(make_host: MakeHost) -> None:
+def test_the_log_level_suppresses_lower_levels(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=1))
     (host.device("0000:10:00.0") / "sriov/0/stats/rx_bytes").write_text("x\n")
     assert "level=warn" in host.collect("--log.level=warn").log
@@ -299,13 +297,13 @@ def test_the_log_level_silences_what_is_below(make_host: MakeHost) -> None:
 # --- no PF -----------------------------------------------------------------------------
 
 
-def test_a_run_by_hand_that_finds_no_pf_points_to_doctor(tmp_path: Path) -> None:
+def test_a_manual_run_without_pfs_points_to_doctor(tmp_path: Path) -> None:
     done = run(*SimulatedHost(tmp_path / "host", []).flags)
     assert done.returncode == 0
     assert done.stderr == "sriov-textfile: found no PF; run sriov-textfile doctor to see why\n"
 
 
-def test_a_timers_run_that_finds_no_pf_logs_nothing(tmp_path: Path) -> None:
+def test_a_run_without_pfs_that_writes_a_file_logs_nothing(tmp_path: Path) -> None:
     done = run(*SimulatedHost(tmp_path / "host", []).flags, f"--textfile.path={tmp_path}/x.prom")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -313,21 +311,21 @@ def test_a_timers_run_that_finds_no_pf_logs_nothing(tmp_path: Path) -> None:
 # --- the demo ---------------------------------------------------------------------------
 
 
-def metrics_of_the_demo(name: str, label: str, *arguments: str) -> list[str]:
-    """Return a label of each sample of a metric that the demo writes."""
+def demo_label_values(name: str, label: str, *arguments: str) -> list[str]:
+    """Return the value of a label in each sample of a metric of the demo."""
     out = run("demo", *arguments).stdout
     return re.findall(rf'^{name}{{.*{label}="([^"]*)"', out, re.MULTILINE)
 
 
-def test_every_vf_of_the_demo_has_a_mac_of_its_own() -> None:
-    macs = metrics_of_the_demo("sriov_vf_info", "mac", "--pfs=4", "--vfs=4", "--collector.vfinfo")
+def test_every_demo_vf_has_a_unique_mac() -> None:
+    macs = demo_label_values("sriov_vf_info", "mac", "--pfs=4", "--vfs=4", "--collector.vfinfo")
     assert len(set(macs)) == 16
     assert [len(mac.split(":")) for mac in macs] == [6] * 12 + [20] * 4
     # RFC 4391: flags and queue pair number, then the port's GID, here with the default prefix.
     assert all(mac.startswith("00:00:10:49:fe:80:00:00:00:00:00:00:") for mac in macs[12:])
 
 
-def test_the_demos_vfs_drop_few_of_many_packets_or_are_idle() -> None:
+def test_demo_vfs_are_idle_or_drop_a_small_share_of_packets() -> None:
     out = run("demo", "--pfs=2").stdout
     samples = {
         name: [int(value) for value in re.findall(rf"^sriov_vf_{name}{{.*}} (\d+)$", out, re.M)]
@@ -346,11 +344,11 @@ def test_the_demos_vfs_drop_few_of_many_packets_or_are_idle() -> None:
         (["--pfs=2", "--vfs=0"], "2 PFs with no VFs each, no pods"),
     ],
 )
-def test_the_demo_counts_in_correct_english(arguments: list[str], sizes: str) -> None:
+def test_the_demo_uses_singular_and_plural_correctly(arguments: list[str], sizes: str) -> None:
     assert run("demo", *arguments).stderr.splitlines()[0] == f"simulated host: {sizes}"
 
 
-def test_the_demo_without_a_temporary_folder_says_what_to_do() -> None:
+def test_the_demo_without_a_temporary_folder_suggests_tmpdir() -> None:
     code = (
         "import sys, tempfile; from sriov_textfile import cli\n"
         "tempfile._candidate_tempdir_list = lambda: ['/nowhere']\n"
@@ -373,13 +371,13 @@ def test_the_demo_runs_the_program_on_a_simulated_host(arguments: list[str]) -> 
     assert 'sriov_scrape_collector_success{collector="vfstats"} 1\n' in done.stdout
 
 
-def test_the_demo_has_as_many_pfs_and_vfs_as_asked_for() -> None:
+def test_the_demo_has_the_requested_number_of_pfs_and_vfs() -> None:
     out = run("demo", "--pfs=5", "--vfs=7").stdout
     assert out.count("sriov_pf_info{") == 5
     assert out.count("sriov_vf_rx_bytes{") == 35
 
 
-def test_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_demo_removes_its_temporary_files(tmp_path: Path) -> None:
     done = subprocess.run(
         [*MODULE, "demo"], env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL
     )
@@ -391,7 +389,7 @@ def test_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def imports(*arguments: str) -> set[str]:
-    """Return the modules that a run imports, beyond those of bare Python."""
+    """Return the modules that a run imports in addition to those of bare Python."""
 
     def imported(command: list[str]) -> set[str]:
         done = subprocess.run(
@@ -404,18 +402,18 @@ def imports(*arguments: str) -> set[str]:
     return imported(["-m", "sriov_textfile", *arguments]) - imported(["-c", "pass"])
 
 
-def test_a_single_collection_imports_few_modules_and_no_third_party_package(
+def test_a_single_collection_imports_no_third_party_or_slow_module(
     sysfs_host: SimulatedHost, tmp_path: Path
 ) -> None:
     path = f"--textfile.path={tmp_path}/sriov.prom"
     modules = imports(*sysfs_host.flags, "--collector.vfstatspriority=sysfs,netlink", path)
-    foreign = {
+    third_party = {
         name
         for name in modules
         if name.split(".")[0] not in sys.stdlib_module_names | {"sriov_textfile"}
     }
-    assert foreign == set()
-    # Each of these takes milliseconds to import; starting Python takes about ten.
+    assert third_party == set()
+    # Each of these takes milliseconds to import; Python itself starts in about ten.
     slow = {"argparse", "asyncio", "dataclasses", "enum", "inspect", "json", "logging", "pathlib"}
     slow |= {"re", "socket", "tempfile", "threading", "typing"}
     assert modules & slow == set()

@@ -1,4 +1,4 @@
-"""decode_link: the VFs in the kernel's reply, however many, however damaged."""
+"""decode_link: finds every VF in an rtnetlink reply, and rejects damaged replies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from sriov_textfile.simulate.rtnetlink import LinkVf, encode_link
 from tests import peers
 from tests.conftest import CAPTURES
 
-ALL = sorted(path.stem for path in CAPTURES.glob("*.nl"))
-UNWRAPPED = [name for name in ALL if name != "vfsim-pf0-256vf"]
+CAPTURED = sorted(path.stem for path in CAPTURES.glob("*.nl"))
+# The VF list of the other is longer than 64 KiB, so its 16-bit length has wrapped.
+UNWRAPPED = [name for name in CAPTURED if name != "vfsim-pf0-256vf"]
 
 
 def capture(name: str) -> bytes:
@@ -28,7 +29,7 @@ def capture(name: str) -> bytes:
 
 
 def list_offset(reply: bytes) -> int:
-    """Return where the attribute IFLA_VFINFO_LIST starts."""
+    """Return the offset of the attribute IFLA_VFINFO_LIST."""
     offset = 32
     while True:
         length, type = struct.unpack_from("=HH", reply, offset)
@@ -46,7 +47,7 @@ def patched(reply: bytes, offset: int, format: str, value: int) -> bytes:
 # --- real replies -----------------------------------------------------------------------
 
 
-def test_an_igb_pf() -> None:
+def test_a_reply_of_igb_is_decoded() -> None:
     link = decode_link(capture("igb-enp1s0-7vf"))
     assert (link.name, link.num_vfs, list(link.vfs)) == ("enp1s0", 7, [0, 1, 2, 3, 4, 5, 6])
     assert link.vfs[0].mac == "02:11:22:33:44:00"
@@ -57,7 +58,7 @@ def test_an_igb_pf() -> None:
 
 
 @pytest.mark.parametrize("vfs", [1, 4, 128, 256])
-def test_every_counter_that_the_module_gave(vfs: int) -> None:
+def test_every_counter_of_vfsim_is_decoded(vfs: int) -> None:
     link = decode_link(capture(f"vfsim-pf0-{vfs}vf"))
     assert (link.name, link.num_vfs, list(link.vfs)) == ("pf0", vfs, list(range(vfs)))
     for number, vf in link.vfs.items():
@@ -83,14 +84,14 @@ def test_pyroute2_agrees_attribute_by_attribute(name: str) -> None:
     assert peers.by_us(decode_link(reply)) == peers.by_pyroute2(reply)
 
 
-def test_pyroute2_loses_vfs_where_the_lists_length_has_wrapped() -> None:
+def test_decode_link_keeps_the_vfs_that_pyroute2_loses_if_the_length_wraps() -> None:
     reply = capture("vfsim-pf0-256vf")
     assert len(peers.by_pyroute2(reply)) == 35
     assert len(decode_link(reply).vfs) == 256
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_ip_agrees_about_every_vf_that_it_sees(name: str) -> None:
+@pytest.mark.parametrize("name", CAPTURED)
+def test_ip_agrees_on_every_vf_that_it_prints(name: str) -> None:
     ours = peers.by_us(decode_link(capture(name)))
     (link,) = json.loads((CAPTURES / f"{name}.ip.json").read_text())
     theirs = peers.by_ip(link)
@@ -106,7 +107,7 @@ def reply_for(vfs: list[LinkVf], broadcast: bytes = b"\xff" * 6, num_vfs: int = 
 
 
 @pytest.mark.parametrize("vfs", [251, 252, 1024])
-def test_kernels_without_vf_broadcast_wrap_at_252_vfs(vfs: int) -> None:
+def test_no_vf_is_lost_if_the_length_wraps_at_252_vfs_without_vf_broadcast(vfs: int) -> None:
     sent = [LinkVf(number, stats={"rx_bytes": number}) for number in range(vfs)]
     link = decode_link(reply_for(sent, broadcast=b""))
     assert {number: vf.stats["rx_bytes"] for number, vf in link.vfs.items()} == {
@@ -114,9 +115,9 @@ def test_kernels_without_vf_broadcast_wrap_at_252_vfs(vfs: int) -> None:
     }
 
 
-def test_a_kernel_without_drop_counters_has_none() -> None:
+def test_drop_counters_are_left_out_if_the_kernel_has_none() -> None:
     reply = reply_for([LinkVf(0), LinkVf(1)], broadcast=b"")
-    for type in (7, 8):  # make them types that no kernel has
+    for type in (7, 8):  # replaced by types that do not exist
         reply = reply.replace(struct.pack("=HH", 12, type), struct.pack("=HH", 12, 90 + type))
     for vf in decode_link(reply).vfs.values():
         assert set(vf.stats) == {
@@ -129,40 +130,40 @@ def test_a_kernel_without_drop_counters_has_none() -> None:
         }
 
 
-def test_what_the_driver_does_not_report_is_none() -> None:
+def test_an_attribute_that_the_driver_does_not_report_is_none() -> None:
     vf = decode_link(reply_for([LinkVf(0, spoofchk=-1, trust=-1)])).vfs[0]
     assert (vf.spoofchk, vf.trust) == (None, None)
 
 
-def test_vfs_that_the_driver_cannot_describe_are_absent_and_the_others_are_not() -> None:
+def test_only_vfs_that_the_driver_describes_are_returned() -> None:
     link = decode_link(reply_for([LinkVf(0), LinkVf(3)], num_vfs=4))
     assert (link.num_vfs, list(link.vfs)) == (4, [0, 3])
 
 
-def test_an_infiniband_address_has_twenty_bytes() -> None:
+def test_an_infiniband_address_keeps_its_20_bytes() -> None:
     address = bytes(range(20))
     reply = encode_link("ib0", "0000:10:00.0", address, 1, [LinkVf(0, mac=address)])
     assert decode_link(reply).vfs[0].mac == address.hex(":")
 
 
-def test_the_older_form_of_the_rate_limit_is_read_where_the_newer_is_missing() -> None:
+def test_the_older_rate_attribute_is_used_if_the_newer_is_missing() -> None:
     reply = reply_for([LinkVf(0, max_tx_rate=500)])
     reply = reply.replace(struct.pack("=HH", 16, 6), struct.pack("=HH", 16, 96))
     vf = decode_link(reply).vfs[0]
     assert (vf.min_tx_rate, vf.max_tx_rate) == (None, 500)
 
 
-def test_entries_with_different_layouts_are_read_correctly() -> None:
+def test_entries_with_different_layouts_are_decoded() -> None:
     reply = reply_for([LinkVf(n, vlan=n + 1, stats={"rx_bytes": n}) for n in range(3)])
     second = list_offset(reply) + 4 + 296
     vlan = reply.index(struct.pack("=HHII", 16, 2, 1, 2), second)
-    reply = patched(reply, vlan + 2, "=H", 99)  # VF 1 has an unknown attribute for its VLAN
+    reply = patched(reply, vlan + 2, "=H", 99)  # VF 1 gets an unknown attribute instead of its VLAN
     link = decode_link(reply)
     assert [vf.vlan for vf in link.vfs.values()] == [1, None, 3]
     assert [vf.stats["rx_bytes"] for vf in link.vfs.values()] == [0, 1, 2]
 
 
-def test_a_link_without_vfs() -> None:
+def test_a_link_without_vfs_is_decoded() -> None:
     link = decode_link(reply_for([]))
     assert (link.name, link.num_vfs, link.vfs) == ("ens1f0", 0, {})
 
@@ -170,59 +171,59 @@ def test_a_link_without_vfs() -> None:
 # --- damaged replies --------------------------------------------------------------------
 
 
-def test_an_error_message_is_not_a_link() -> None:
+def test_an_error_message_is_rejected() -> None:
     with pytest.raises(NetlinkDecodeError, match="type 2, not RTM_NEWLINK"):
         decode_link(struct.pack("=IHHII", 36, 2, 0, 1, 0) + bytes(20))
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 31])
-def test_a_reply_shorter_than_its_headers(length: int) -> None:
+def test_a_reply_shorter_than_its_headers_is_rejected(length: int) -> None:
     with pytest.raises(NetlinkDecodeError):
         decode_link(capture("igb-enp1s0-7vf")[:length])
 
 
-def test_a_reply_that_was_cut_off() -> None:
+def test_a_truncated_reply_is_rejected() -> None:
     reply = capture("vfsim-pf0-256vf")
     with pytest.raises(NetlinkDecodeError, match="has 77240 bytes, and its header says 77244"):
         decode_link(reply[:-4])
 
 
-def test_an_entry_of_length_zero_does_not_loop() -> None:
+def test_an_entry_of_length_zero_is_rejected() -> None:
     reply = capture("vfsim-pf0-4vf")
     with pytest.raises(NetlinkDecodeError, match="cannot have 0 bytes"):
         decode_link(patched(reply, list_offset(reply) + 4, "=H", 0))
 
 
-def test_an_attribute_of_length_zero_does_not_loop() -> None:
+def test_an_attribute_of_length_zero_is_rejected() -> None:
     with pytest.raises(NetlinkDecodeError, match="cannot have 0 bytes"):
         decode_link(patched(capture("vfsim-pf0-4vf"), 32, "=H", 0))
 
 
-def test_an_entry_longer_than_the_message() -> None:
+def test_an_entry_longer_than_the_message_is_rejected() -> None:
     reply = capture("vfsim-pf0-1vf")
     with pytest.raises(NetlinkDecodeError, match="cannot have 65532 bytes"):
         decode_link(patched(reply, list_offset(reply) + 4, "=H", 65532))
 
 
-def test_a_list_whose_length_disagrees_with_its_entries() -> None:
+def test_a_list_whose_length_disagrees_with_its_entries_is_rejected() -> None:
     reply = capture("vfsim-pf0-4vf")
     with pytest.raises(NetlinkDecodeError, match="its length says"):
         decode_link(patched(reply, list_offset(reply), "=H", 1000))
 
 
-def test_a_vf_that_is_described_twice() -> None:
+def test_a_vf_listed_twice_is_rejected() -> None:
     with pytest.raises(NetlinkDecodeError, match="VF 1 is described twice"):
         decode_link(reply_for([LinkVf(0), LinkVf(1), LinkVf(1)]))
 
 
-def test_more_vfs_announced_than_listed_reads_no_further_than_the_list() -> None:
+def test_decoding_stops_at_the_end_of_the_list_if_num_vf_is_too_large() -> None:
     reply = capture("vfsim-pf0-4vf")
     num_vf = list_offset(reply) - 4
     assert sorted(decode_link(patched(reply, num_vf, "=I", 2**32 - 1)).vfs) == [0, 1, 2, 3]
 
 
 def damaged(reply: bytes, random: Random) -> bytes:
-    """Return a reply with bits flipped, lengths and types overwritten, or its end cut off."""
+    """Return a reply with flipped bits, overwritten lengths and types, or a missing end."""
     changed = bytearray(reply)
     for _ in range(random.randint(1, 4)):
         place = random.randrange(0, len(changed) - 4, 4)
@@ -241,26 +242,26 @@ def damaged(reply: bytes, random: Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_damaged_reply_gives_a_link_or_a_decode_error(name: str) -> None:
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_damaged_reply_is_decoded_or_rejected(name: str) -> None:
     reply = capture(name)
-    decoded = refused = 0
+    decoded = rejected = 0
     for seed in range(10_000):
         broken = damaged(reply, Random(seed))
         start = time.perf_counter()
         try:
-            read_everything(decode_link(broken))
+            read_every_attribute(decode_link(broken))
             decoded += 1
         except NetlinkDecodeError:
-            refused += 1
+            rejected += 1
         except Exception as error:
             pytest.fail(f"seed {seed}: {error!r}")
         assert time.perf_counter() - start < 5, f"seed {seed}"
     assert decoded > 100
-    assert refused > 100
+    assert rejected > 100
 
 
-def read_everything(link: Link) -> None:
+def read_every_attribute(link: Link) -> None:
     for vf in list(link.vfs.values())[:8]:
         assert all(0 <= value < 2**64 for value in vf.stats.values())
         vf.mac, vf.vlan, vf.qos, vf.vlan_proto, vf.spoofchk, vf.trust  # noqa: B018

@@ -1,4 +1,4 @@
-"""Discovery: which PFs and VFs there are, by which netdev and address."""
+"""Discovery: PFs and VFs in sysfs, with their netdevs and PCI addresses."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def discover(host: Host) -> list[Pf]:
     return pci.discover(str(host.bus), fail)
 
 
-def discover_one(host: Host) -> Pf:
+def discover_only_pf(host: Host) -> Pf:
     (pf,) = discover(host)
     return pf
 
 
-def test_a_pf_as_sysfs_describes_it(make_host: MakeHost) -> None:
-    pf = discover_one(make_host(SimulatedPf(vfs=2, total_vfs=64, driver="ice", numa_node=1)))
+def test_a_pf_has_the_attributes_that_sysfs_shows(make_host: MakeHost) -> None:
+    pf = discover_only_pf(make_host(SimulatedPf(vfs=2, total_vfs=64, driver="ice", numa_node=1)))
     assert pf.address == "0000:10:00.0"
     assert pf.netdev == "ens1f0"
     assert pf.driver == "ice"
@@ -39,21 +39,21 @@ def test_a_pf_as_sysfs_describes_it(make_host: MakeHost) -> None:
 
 
 @pytest.mark.parametrize("pci_class", [ETHERNET, INFINIBAND, OTHER_NETWORK])
-def test_every_network_class_counts(make_host: MakeHost, pci_class: str) -> None:
-    assert discover_one(make_host(SimulatedPf(pci_class=pci_class))).netdev == "ens1f0"
+def test_devices_of_every_network_class_are_pfs(make_host: MakeHost, pci_class: str) -> None:
+    assert discover_only_pf(make_host(SimulatedPf(pci_class=pci_class))).netdev == "ens1f0"
 
 
-def test_other_devices_with_vfs_do_not(make_host: MakeHost) -> None:
+def test_an_nvme_drive_with_sriov_is_not_a_pf(make_host: MakeHost) -> None:
     host = make_host()
     assert (host.device("0000:00:1d.0") / "sriov_totalvfs").exists()  # an NVMe drive
     assert discover(host) == []
 
 
-def test_vfs_are_in_the_order_of_numbers(make_host: MakeHost) -> None:
-    assert list(discover_one(make_host(SimulatedPf(vfs=12))).vfs) == list(range(12))
+def test_vfs_are_sorted_by_number(make_host: MakeHost) -> None:
+    assert list(discover_only_pf(make_host(SimulatedPf(vfs=12))).vfs) == list(range(12))
 
 
-def test_pfs_are_in_the_order_of_addresses_domains_included(make_host: MakeHost) -> None:
+def test_pfs_are_sorted_by_pci_domain_and_address(make_host: MakeHost) -> None:
     addresses = ["10000:01:00.0", "0000:b1:00.0", "0002:01:00.0", "0000:31:00.1", "0000:31:00.0"]
     host = make_host(
         *[SimulatedPf(address=a, netdev=f"p{n}", vfs=0) for n, a in enumerate(addresses)]
@@ -67,22 +67,22 @@ def test_pfs_are_in_the_order_of_addresses_domains_included(make_host: MakeHost)
     ]
 
 
-def test_a_domain_of_five_digits(make_host: MakeHost) -> None:
-    pf = discover_one(make_host(SimulatedPf(address="10000:01:00.0", vfs=1)))
+def test_a_pci_domain_may_have_five_digits(make_host: MakeHost) -> None:
+    pf = discover_only_pf(make_host(SimulatedPf(address="10000:01:00.0", vfs=1)))
     assert pf.vfs == {0: "10000:02:00.0"}
 
 
 def test_an_unknown_numa_node_is_empty(make_host: MakeHost) -> None:
-    assert discover_one(make_host(SimulatedPf(numa_node=-1))).numa_node == ""
+    assert discover_only_pf(make_host(SimulatedPf(numa_node=-1))).numa_node == ""
 
 
-def test_a_pf_without_netdev(make_host: MakeHost) -> None:
-    pf = discover_one(make_host(SimulatedPf(netdev="", driver="vfio-pci", vfs=1)))
+def test_a_pf_without_netdev_keeps_its_driver_and_vfs(make_host: MakeHost) -> None:
+    pf = discover_only_pf(make_host(SimulatedPf(netdev="", driver="vfio-pci", vfs=1)))
     assert (pf.netdev, pf.driver, len(pf.vfs)) == ("", "vfio-pci", 1)
 
 
-def test_a_pf_without_driver(make_host: MakeHost) -> None:
-    assert discover_one(make_host(SimulatedPf(driver=""))).driver == ""
+def test_a_pf_without_driver_has_an_empty_driver(make_host: MakeHost) -> None:
+    assert discover_only_pf(make_host(SimulatedPf(driver=""))).driver == ""
 
 
 # --- netdevs ----------------------------------------------------------------------------
@@ -92,20 +92,22 @@ def test_a_pf_without_driver(make_host: MakeHost) -> None:
 def test_in_switchdev_mode_the_uplink_is_the_pfs_netdev(make_host: MakeHost, uplink: str) -> None:
     host = make_host(SimulatedPf(netdev=uplink, vfs=3, switchdev=True))
     assert len(list((host.device("0000:10:00.0") / "net").iterdir())) == 4
-    pf = discover_one(host)
+    pf = discover_only_pf(host)
     assert (pf.netdev, pf.switchdev) == (uplink, True)
 
 
 @pytest.mark.parametrize("port_name", ["pf0vf1", "pf1sf88", "c1pf0vf2", "pf0"])
-def test_a_representor_alone_is_not_taken_for_the_pf(make_host: MakeHost, port_name: str) -> None:
-    """As when the uplink was moved to another network namespace."""
+def test_a_representor_is_not_the_pfs_netdev(make_host: MakeHost, port_name: str) -> None:
+    """If the uplink is in another network namespace, sysfs shows only representors."""
     host = make_host(SimulatedPf(vfs=1))
     (host.device("0000:10:00.0") / "net/ens1f0/phys_port_name").write_text(f"{port_name}\n")
-    assert discover_one(host).netdev == ""
+    assert discover_only_pf(host).netdev == ""
 
 
 @pytest.mark.parametrize(("first", "second"), [("ens1", "ens1d1"), ("zz0", "aa1")])
-def test_a_card_with_two_ports_on_one_address(make_host: MakeHost, first: str, second: str) -> None:
+def test_two_ports_on_one_pci_address_are_two_pfs(
+    make_host: MakeHost, first: str, second: str
+) -> None:
     host = make_host(SimulatedPf(netdev=first, second_port=second, vfs=1))
     assert [(pf.address, pf.netdev) for pf in discover(host)] == [
         ("0000:10:00.0", first),
@@ -113,18 +115,18 @@ def test_a_card_with_two_ports_on_one_address(make_host: MakeHost, first: str, s
     ]
 
 
-def test_an_infiniband_partitions_netdev_is_not_taken_for_a_port(make_host: MakeHost) -> None:
+def test_an_ipoib_child_interface_is_not_a_port(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(netdev="ib0", pci_class=INFINIBAND, vfs=0))
     net = host.device("0000:10:00.0") / "net"
     shutil.copytree(net / "ib0", net / "a_child_8001", symlinks=True)
     (net / "a_child_8001/ifindex").write_text("77\n")
-    assert discover_one(host).netdev == "ib0"
+    assert discover_only_pf(host).netdev == "ib0"
 
 
-# --- devices that change while they are read --------------------------------------------
+# --- devices that disappear or cannot be read -------------------------------------------
 
 
-def test_a_vf_that_vanishes_between_two_reads_is_left_out(
+def test_a_vf_removed_during_discovery_is_left_out(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = make_host(SimulatedPf(vfs=3))
@@ -136,10 +138,10 @@ def test_a_vf_that_vanishes_between_two_reads_is_left_out(
         return readlink(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "readlink", vanish)
-    assert list(discover_one(host).vfs) == [0, 2]
+    assert list(discover_only_pf(host).vfs) == [0, 2]
 
 
-def test_a_pf_that_vanishes_between_two_reads_is_left_out(
+def test_a_pf_removed_during_discovery_is_left_out(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = make_host(SimulatedPf(vfs=0), SimulatedPf(address="0000:20:00.0", netdev="b", vfs=0))
@@ -155,13 +157,11 @@ def test_a_pf_that_vanishes_between_two_reads_is_left_out(
     assert [pf.netdev for pf in discover(host)] == ["b"]
 
 
-def test_a_device_that_cannot_be_read_is_skipped_and_the_others_are_found(
-    make_host: MakeHost,
-) -> None:
+def test_an_unreadable_device_is_skipped_and_the_others_are_found(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=1), SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1))
     total = host.device("0000:10:00.0") / "sriov_totalvfs"
     total.unlink()
-    total.symlink_to("sriov_totalvfs")  # a loop: ELOOP does not mean absence
+    total.symlink_to("sriov_totalvfs")  # a loop: ELOOP does not mean that the file is absent
     skipped: list[Problem] = []
     assert [pf.netdev for pf in pci.discover(str(host.bus), skipped.append)] == ["b"]
     (problem,) = skipped
@@ -170,7 +170,9 @@ def test_a_device_that_cannot_be_read_is_skipped_and_the_others_are_found(
 
 
 @pytest.mark.parametrize("name", ["sriov_numvfs", "numa_node", "net/ens1f0/phys_switch_id"])
-def test_a_detail_that_cannot_be_read_costs_nothing_else(make_host: MakeHost, name: str) -> None:
+def test_an_unreadable_attribute_is_logged_and_the_counters_are_kept(
+    make_host: MakeHost, name: str
+) -> None:
     host = make_host(SimulatedPf(vfs=2))
     file = host.device("0000:10:00.0") / name
     file.unlink(missing_ok=True)
@@ -181,7 +183,7 @@ def test_a_detail_that_cannot_be_read_costs_nothing_else(make_host: MakeHost, na
 
 
 @pytest.mark.parametrize("text", ["-5", "1_0", "٣", "9" * 4000, "x", ""])
-def test_a_device_whose_sriov_totalvfs_is_not_a_number_is_not_a_pf(
+def test_a_device_with_an_invalid_sriov_totalvfs_is_not_a_pf(
     make_host: MakeHost, text: str
 ) -> None:
     host = make_host(SimulatedPf(vfs=2))
@@ -189,7 +191,7 @@ def test_a_device_whose_sriov_totalvfs_is_not_a_number_is_not_a_pf(
     assert discover(host) == []
 
 
-def test_a_missing_folder_is_an_error_that_names_it(make_host: MakeHost) -> None:
+def test_a_missing_sysbuspci_folder_is_logged_with_its_flag(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf())
     run = host.collect("--path.sysbuspci=/nowhere")
     assert run.code == 0
@@ -198,10 +200,10 @@ def test_a_missing_folder_is_an_error_that_names_it(make_host: MakeHost) -> None
     assert run.value("sriov_scrape_collector_success", collector="vfstats") == "0"
 
 
-def test_nothing_else_is_read_of_a_device_without_sriov(make_host: MakeHost) -> None:
+def test_the_class_of_a_device_without_sriov_is_not_read(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=1))
     device_class = host.device("0000:00:1f.6") / "class"
     device_class.unlink()
-    device_class.mkdir()  # reading it would fail, and be logged
+    device_class.mkdir()  # reading it would fail and be logged
     run = host.collect()
     assert (run.code, run.log) == (0, "")

@@ -1,4 +1,4 @@
-"""doctor: what it shows of a host, and a finding for everything that keeps a metric away."""
+"""doctor: its report about a host, and a finding for every cause of missing metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.conftest import WITHOUT_PRIVILEGE, Host, MakeHost
 PROJECT = Path(__file__).parent.parent
 DOCS = PROJECT / "docs/doctor.md"
 
-# doctor sees all processes: tests that run a node_exporter must not see that of another test.
+# doctor finds any node_exporter on the host, so only one test at a time may run one.
 one_at_a_time = pytest.mark.xdist_group("node_exporter")
 
 WITH_COUNTERS = SimulatedPf(vfs=2)
@@ -51,48 +51,48 @@ def findings(host: Host, *flags: str) -> list[dict[str, str]]:
     assert report["healthy"] is (run.code == 0)
     assert run.log == ""
     text = " ".join(host.collect("doctor", *flags).out.split())
-    for number, one in enumerate(found, 1):
-        head = f"{number}. {one['code']}: {one['what']}"
-        printed = f"{head} meaning {one['meaning']} to do {one['hint']}"
+    for number, finding in enumerate(found, 1):
+        head = f"{number}. {finding['code']}: {finding['what']}"
+        printed = f"{head} meaning {finding['meaning']} to do {finding['hint']}"
         assert " ".join(printed.split()) in text
-        assert all(one[key] for key in ("code", "what", "meaning", "hint"))
+        assert all(finding[key] for key in ("code", "what", "meaning", "hint"))
     return found
 
 
-def finding(host: Host, *flags: str) -> dict[str, str]:
-    (only,) = findings(host, *flags)
-    return only
+def only_finding(host: Host, *flags: str) -> dict[str, str]:
+    (found,) = findings(host, *flags)
+    return found
 
 
 def finding_without_privilege(flag: str) -> dict[str, str]:
-    """Return doctor's finding on a simulated host for a user bound by file modes."""
+    """Return doctor's only finding on a simulated host, for a user without root's capabilities."""
     demo = [sys.executable, "-m", "sriov_textfile", "demo", "doctor", "--pfs=1"]
     command = [*demo, "--json", flag]
     done = subprocess.run([*WITHOUT_PRIVILEGE, *command], capture_output=True, text=True)
-    only: dict[str, str]
-    (only,) = json.loads(done.stdout)["findings"]
-    return only
+    found: dict[str, str]
+    (found,) = json.loads(done.stdout)["findings"]
+    return found
 
 
 def cpu_flags(node: SimulatedNode) -> list[str]:
-    """Return the flags that turn kubepodcpu on, and leave kubepoddevice off."""
+    """Return the flags that enable kubepodcpu but not kubepoddevice."""
     return [flag for flag in node.flags if "kubepoddevice" not in flag]
 
 
 def make_slow(host: Host, seconds: float) -> None:
-    """Let the host's kernel take its time for each answer."""
+    """Delay each of the kernel's answers."""
     describe = host.server.describe
 
-    def slowly(netdev: str, sequence: int) -> bytes | None:
+    def describe_later(netdev: str, sequence: int) -> bytes | None:
         time.sleep(seconds)
         return describe(netdev, sequence)
 
-    host.server.describe = slowly
+    host.server.describe = describe_later
 
 
 def report(host: Host, *flags: str) -> dict[str, Any]:
-    whole: dict[str, Any] = json.loads(host.collect("doctor", "--json", *flags).out)
-    return whole
+    parsed: dict[str, Any] = json.loads(host.collect("doctor", "--json", *flags).out)
+    return parsed
 
 
 @contextmanager
@@ -102,11 +102,11 @@ def demo_node(root: Path, pfs: list[SimulatedPf]) -> Iterator[SimulatedNode]:
         yield node
 
 
-# --- a whole host -----------------------------------------------------------------------
+# --- the whole report -------------------------------------------------------------------
 
 
-def timeless(out: str) -> str:
-    """Return what doctor printed without what depends on where and when it runs."""
+def normalized(out: str) -> str:
+    """Replace what depends on host and time in the output of doctor."""
     out = re.sub(r"/tmp/sriov-.{8}/", "/tmp/sriov-12345678/", out)
     out = re.sub(r"^.*, Linux .*Z: ", "node-1, Linux 6.12.48, 2026-11-22T12:00:00Z: ", out)
     for name, value in (
@@ -120,24 +120,24 @@ def timeless(out: str) -> str:
     return re.sub(r"(run by    )[^,]+,", r"\1root,", out)
 
 
-def test_a_whole_host(
+def test_the_text_report_matches_the_golden_file(
     make_host: MakeHost, golden: Callable[[str, str], None], tmp_path: Path
 ) -> None:
     host = make_host(*[demo.pf(number, vfs=4) for number in range(6)])
     with demo_node(tmp_path, host.pfs) as node:
         run = host.collect("doctor", *node.flags)
     assert (run.code, run.log) == (1, "")
-    golden("doctor.txt", timeless(run.out))
+    golden("doctor.txt", normalized(run.out))
 
 
-def test_a_whole_host_as_json(
+def test_the_json_report_matches_the_golden_file(
     make_host: MakeHost, golden: Callable[[str, str], None], tmp_path: Path
 ) -> None:
     host = make_host(demo.pf(0, vfs=2), demo.pf(2, vfs=1))
     with demo_node(tmp_path, host.pfs) as node:
         run = host.collect("doctor", "--json", *node.flags)
     assert (run.code, run.log) == (1, "")
-    golden("doctor.json", timeless(run.out))
+    golden("doctor.json", normalized(run.out))
 
 
 def test_a_healthy_host_has_no_findings(make_host: MakeHost) -> None:
@@ -151,25 +151,23 @@ def test_doctor_shows_the_counters_that_collect_writes(make_host: MakeHost) -> N
     run = host.collect()
     for pf in report(host)["pfs"]:
         for vf in pf["vfs"]:
-            where = f'{{numa_node="{pf["numa_node"]}",pciAddr="{vf["address"]}"'
-            where += f',pf="{pf["netdev"]}",vf="{vf["number"]}"}}'
+            labels = f'{{numa_node="{pf["numa_node"]}",pciAddr="{vf["address"]}"'
+            labels += f',pf="{pf["netdev"]}",vf="{vf["number"]}"}}'
             written = {
                 name.removeprefix("sriov_vf_").partition("{")[0]: int(value)
                 for name, value in run.samples.items()
-                if name.startswith("sriov_vf_") and name.endswith(where)
+                if name.startswith("sriov_vf_") and name.endswith(labels)
             }
             assert vf["counters"] == written
 
 
-def test_the_kernel_is_asked_once_for_each_pf(make_host: MakeHost) -> None:
+def test_the_kernel_is_asked_once_per_pf(make_host: MakeHost) -> None:
     host = make_host(demo.pf(0, vfs=3), demo.pf(1, vfs=3))
     host.collect("doctor")
     assert host.server.requests == {"ens1f0": 1, "ens2f0np0": 1}
 
 
-def test_pods_are_shown_if_there_is_a_kubelet_even_with_kubepoddevice_off(
-    make_host: MakeHost, tmp_path: Path
-) -> None:
+def test_pods_are_shown_even_with_kubepoddevice_off(make_host: MakeHost, tmp_path: Path) -> None:
     host = make_host(demo.pf(0, vfs=2))
     with demo_node(tmp_path, host.pfs) as node:
         out = host.collect("doctor", f"--path.kubeletSocket={node.socket}").out
@@ -177,27 +175,29 @@ def test_pods_are_shown_if_there_is_a_kubelet_even_with_kubepoddevice_off(
 
 
 def reader(host: Host, name: str, *flags: str) -> tuple[int, str]:
-    """Return how many VFs of the only PF a reader serves, and why not all."""
+    """Return how many VFs of the only PF a reader serves, and why it does not serve the rest."""
     (pf,) = report(host, *flags)["pfs"]
-    (one,) = [reader for reader in pf["readers"] if reader["name"] == name]
-    return one["vfs"], one["why_not"]
+    (entry,) = [reader for reader in pf["readers"] if reader["name"] == name]
+    return entry["vfs"], entry["why_not"]
 
 
-def test_a_reader_that_serves_needs_no_reason(make_host: MakeHost) -> None:
+def test_a_reader_that_serves_every_vf_has_no_reason(make_host: MakeHost) -> None:
     assert reader(make_host(WITH_COUNTERS), "sysfs") == (2, "")
 
 
-def test_a_reader_that_was_not_needed(make_host: MakeHost) -> None:
+def test_a_reader_is_not_needed_if_another_served_every_vf(make_host: MakeHost) -> None:
     assert reader(make_host(WITH_COUNTERS), "netlink") == (0, "sysfs served every VF")
 
 
-def test_a_reader_that_is_switched_off(make_host: MakeHost) -> None:
+def test_a_disabled_reader_is_shown_with_its_flags(make_host: MakeHost) -> None:
     vfs, why_not = reader(make_host(WITH_COUNTERS), "sysfs", "--collector.sysfs=false")
     assert vfs == 0
     assert why_not == "switched off by --collector.sysfs or --collector.vfstatspriority"
 
 
-def test_a_driver_without_statistics_in_sysfs(make_host: MakeHost) -> None:
+def test_a_driver_without_counters_in_sysfs_is_shown_with_the_missing_folder(
+    make_host: MakeHost,
+) -> None:
     host = make_host(SimulatedPf(vfs=2, driver="mlx5_core", sysfs="none"))
     vfs, why_not = reader(host, "sysfs")
     folder = f"{host.net}/ens1f0/device/sriov"
@@ -205,7 +205,7 @@ def test_a_driver_without_statistics_in_sysfs(make_host: MakeHost) -> None:
     assert why_not == f"driver mlx5_core publishes no VF counters: {folder} does not exist"
 
 
-def test_a_reader_that_serves_some_vfs(make_host: MakeHost) -> None:
+def test_each_reader_has_a_reason_for_the_vfs_it_does_not_serve(make_host: MakeHost) -> None:
     host = make_host(WITH_COUNTERS)
     stats = host.device(WITH_COUNTERS.address) / "sriov/1/stats"
     for file in stats.iterdir():
@@ -220,58 +220,60 @@ def test_a_reader_that_serves_some_vfs(make_host: MakeHost) -> None:
 # --- findings: PFs and VFs ---------------------------------------------------------------
 
 
-def test_no_pf_on_this_host(make_host: MakeHost) -> None:
-    found = finding(make_host())
+def test_a_host_without_pfs_is_a_finding(make_host: MakeHost) -> None:
+    found = only_finding(make_host())
     assert found["code"] == "no-pf"
     assert "none has sriov_totalvfs" in found["what"]
     assert "enable SR-IOV in the firmware" in found["hint"]
 
 
-def test_no_pf_because_of_the_flags(make_host: MakeHost) -> None:
-    found = finding(make_host(WITH_COUNTERS), "--collector.pf-exclude=ens1")
+def test_flags_that_exclude_every_pf_are_a_finding(make_host: MakeHost) -> None:
+    found = only_finding(make_host(WITH_COUNTERS), "--collector.pf-exclude=ens1")
     assert found["code"] == "no-pf"
     assert found["what"].endswith("leaves out every PF (1)")
 
 
-def test_vfs_not_created(make_host: MakeHost) -> None:
-    found = finding(make_host(SimulatedPf(vfs=0, total_vfs=63)))
+def test_a_pf_without_vfs_is_a_finding(make_host: MakeHost) -> None:
+    found = only_finding(make_host(SimulatedPf(vfs=0, total_vfs=63)))
     assert found["code"] == "no-vfs"
     assert found["what"] == "ens1f0 has no VFs; it supports 63"
     assert "echo N > /sys/bus/pci/devices/0000:10:00.0/sriov_numvfs" in found["hint"]
 
 
-def test_vfs_that_firmware_or_driver_do_not_allow(make_host: MakeHost) -> None:
-    found = finding(make_host(SimulatedPf(vfs=0, total_vfs=0)))
+def test_a_pf_that_supports_no_vfs_is_a_finding_about_its_firmware(make_host: MakeHost) -> None:
+    found = only_finding(make_host(SimulatedPf(vfs=0, total_vfs=0)))
     assert found["what"] == "ens1f0 has no VFs; it supports 0"
     assert found["hint"].startswith("enable SR-IOV in the NIC's firmware")
 
 
-def test_a_pf_that_cannot_be_read_is_not_reported_as_no_pf(make_host: MakeHost) -> None:
+def test_an_unreadable_pf_is_not_reported_as_no_pf(make_host: MakeHost) -> None:
     host = make_host(WITH_COUNTERS)
     device_class = host.device(WITH_COUNTERS.address) / "class"
     device_class.unlink()
     device_class.mkdir()
-    found = finding(host)
+    found = only_finding(host)
     assert (found["code"], found["about"]) == ("unreadable-device", "0000:10:00.0")
     assert found["what"].startswith("cannot read PCI device 0000:10:00.0: ")
 
 
-def test_no_pf_and_an_unreadable_file_of_another_kind(make_host: MakeHost, tmp_path: Path) -> None:
+def test_an_unreadable_cpuset_does_not_hide_that_there_is_no_pf(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
     node = SimulatedNode(tmp_path, pods := demo.pods([demo.pf(0, vfs=2)]))
     (node.container(pods[0], pods[0].containers[0]) / "cpuset.cpus").write_text("all\n")
     flags = cpu_flags(node)
-    assert [one["code"] for one in findings(make_host(), *flags)] == ["no-pf", "unreadable"]
+    assert [finding["code"] for finding in findings(make_host(), *flags)] == ["no-pf", "unreadable"]
 
 
-def test_vf_counters_switched_off(make_host: MakeHost) -> None:
-    found = finding(make_host(WITH_COUNTERS), "--no-collector.vfstats")
+def test_disabled_vf_counters_are_a_finding(make_host: MakeHost) -> None:
+    found = only_finding(make_host(WITH_COUNTERS), "--no-collector.vfstats")
     assert (found["code"], found["about"]) == ("collector-off", "vfstats")
     assert found["meaning"] == "there are no sriov_vf_* counters"
 
 
-def test_only_zeros_although_the_netdev_of_a_vf_has_counted(make_host: MakeHost) -> None:
+def test_zeros_are_a_finding_if_the_netdev_of_a_vf_has_counted_packets(make_host: MakeHost) -> None:
     pf = SimulatedPf(vfs=2, driver="newnic", sysfs="none", counts=False, vf_driver="newvf")
-    found = finding(make_host(pf))
+    found = only_finding(make_host(pf))
     assert found["code"] == "only-zeros"
     assert found["what"] == (
         "all counters of the 2 VFs of ens1f0 are 0,"
@@ -283,23 +285,25 @@ def test_only_zeros_although_the_netdev_of_a_vf_has_counted(make_host: MakeHost)
     assert found["hint"].endswith("--collector.pf-exclude='^ens1f0$'")
 
 
-def test_only_zeros_although_a_pod_uses_a_vf(make_host: MakeHost, tmp_path: Path) -> None:
+def test_zeros_are_a_finding_if_a_pod_uses_a_vf(make_host: MakeHost, tmp_path: Path) -> None:
     host = make_host(WITHOUT_COUNTERS)
     with demo_node(tmp_path, host.pfs) as node:
-        found = finding(host, "--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}")
+        found = only_finding(
+            host, "--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"
+        )
     assert found["what"].endswith("are 0, although pod core/upf-0 uses VF 0")
 
 
-def test_only_zeros_although_a_virtual_machine_uses_a_vf(make_host: MakeHost) -> None:
+def test_zeros_are_a_finding_if_a_virtual_machine_uses_a_vf(make_host: MakeHost) -> None:
     pf = SimulatedPf(vfs=2, sysfs="none", counts=False, vf_driver="vfio-pci")
-    assert finding(make_host(pf))["what"].endswith(
+    assert only_finding(make_host(pf))["what"].endswith(
         "although VF 0 is bound to vfio-pci for a virtual machine"
     )
 
 
-def test_only_zeros_of_a_driver_known_to_have_no_counters(make_host: MakeHost) -> None:
+def test_zeros_are_a_finding_if_the_driver_has_no_vf_counters(make_host: MakeHost) -> None:
     pf = SimulatedPf(vfs=2, driver="igb", sysfs="none", counts=False, vf_driver="")
-    found = finding(make_host(pf))
+    found = only_finding(make_host(pf))
     assert found["what"] == "all counters of the 2 VFs of ens1f0 are 0"
     assert found["meaning"].startswith("driver igb has no VF counters; ")
 
@@ -315,49 +319,53 @@ def test_zeros_from_sysfs_are_not_a_finding(make_host: MakeHost) -> None:
     assert findings(host) == []
 
 
-def test_another_network_namespace(make_host: MakeHost) -> None:
+def test_another_network_namespace_is_a_finding(make_host: MakeHost) -> None:
     host = make_host(demo.pf(1, vfs=2), demo.pf(4, vfs=2))
     host.server.describe = lambda netdev, sequence: None
-    found = finding(host)
+    found = only_finding(host)
     assert found["code"] == "wrong-network-namespace"
     assert found["about"] == "ens2f0np0, ens5f1"
     assert "hostNetwork: true" in found["hint"]
 
 
-def test_another_network_namespace_does_no_harm_where_sysfs_has_all(make_host: MakeHost) -> None:
+def test_another_network_namespace_is_not_a_finding_if_sysfs_has_all_counters(
+    make_host: MakeHost,
+) -> None:
     host = make_host(WITH_COUNTERS)
     host.server.describe = lambda netdev, sequence: None
     assert findings(host) == []
     assert "the kernel has no netdev ens1f0" in host.collect("doctor").out
-    assert finding(host, "--collector.vfinfo")["code"] == "wrong-network-namespace"
+    assert only_finding(host, "--collector.vfinfo")["code"] == "wrong-network-namespace"
 
 
-def test_another_network_namespace_where_sysfs_has_some(make_host: MakeHost) -> None:
+def test_another_network_namespace_is_a_finding_if_sysfs_has_some_counters(
+    make_host: MakeHost,
+) -> None:
     host = make_host(WITH_COUNTERS, demo.pf(1, vfs=2))
     host.server.describe = lambda netdev, sequence: None
-    found = finding(host)
+    found = only_finding(host)
     assert (found["code"], found["about"]) == ("wrong-network-namespace", "ens1f0, ens2f0np0")
 
 
-def test_a_pf_without_vfs_is_not_asked(make_host: MakeHost) -> None:
+def test_the_kernel_is_not_asked_about_a_pf_without_vfs(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=0))
     host.server.describe = lambda netdev, sequence: None
-    assert finding(host, "--collector.vfinfo")["code"] == "no-vfs"
+    assert only_finding(host, "--collector.vfinfo")["code"] == "no-vfs"
 
 
-def test_one_netdev_that_has_gone_away(make_host: MakeHost) -> None:
+def test_a_netdev_that_disappeared_is_a_finding(make_host: MakeHost) -> None:
     host = make_host(demo.pf(1, vfs=2), demo.pf(4, vfs=2))
     describe = host.server.describe
     host.server.describe = lambda netdev, sequence: (
         None if netdev == "ens5f1" else describe(netdev, sequence)
     )
-    found = finding(host)
+    found = only_finding(host)
     assert (found["code"], found["about"]) == ("netdev-gone", "ens5f1")
     assert found["hint"] == "run doctor again"
 
 
 @pytest.mark.parametrize(
-    ("driver", "pci_class", "meaning", "mend"),
+    ("driver", "pci_class", "meaning", "hint"),
     [
         (
             "vfio-pci",
@@ -371,20 +379,20 @@ def test_one_netdev_that_has_gone_away(make_host: MakeHost) -> None:
         ("ice", "0x020000", "not in the network namespace", "hostNetwork: true"),
     ],
 )
-def test_a_pf_without_netdev(
-    make_host: MakeHost, driver: str, pci_class: str, meaning: str, mend: str
+def test_a_pf_without_netdev_is_a_finding_with_the_likely_cause(
+    make_host: MakeHost, driver: str, pci_class: str, meaning: str, hint: str
 ) -> None:
     pf = SimulatedPf(netdev="", vfs=2, driver=driver, pci_class=pci_class, sysfs="none")
-    found = finding(make_host(pf))
+    found = only_finding(make_host(pf))
     assert found["code"] == "no-netdev"
     assert found["what"] == f"PF 0000:10:00.0 (driver {driver or 'none'}) has no netdev"
     assert meaning in found["meaning"]
-    assert mend in found["hint"]
+    assert hint in found["hint"]
 
 
-def test_a_pf_that_no_reader_serves(make_host: MakeHost) -> None:
+def test_a_pf_that_no_reader_serves_is_a_finding(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=2, driver="mlx5_core", sysfs="none"))
-    found = finding(host, "--collector.netlink=false")
+    found = only_finding(host, "--collector.netlink=false")
     assert found["code"] == "no-counters"
     assert found["what"] == "no reader has counters for 2 of the 2 VFs of ens1f0"
     assert "sysfs: driver mlx5_core publishes no VF counters" in found["meaning"]
@@ -392,36 +400,36 @@ def test_a_pf_that_no_reader_serves(make_host: MakeHost) -> None:
     assert "switch on a reader" in found["hint"]
 
 
-def test_a_reader_that_fails(make_host: MakeHost) -> None:
+def test_a_failed_reader_is_a_finding(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=2, sysfs="none"))
     host.server.describe = lambda netdev, sequence: NLMSGHDR.pack(40, 0, 0, sequence, 0) + bytes(24)
-    found = finding(host)
+    found = only_finding(host)
     assert (found["code"], found["about"]) == ("rtnetlink", "ens1f0")
     assert "the reply is of type 0, not RTM_NEWLINK" in found["what"]
 
 
-def test_a_reader_that_fails_although_another_serves(make_host: MakeHost) -> None:
+def test_a_failed_reader_is_a_finding_even_if_another_serves(make_host: MakeHost) -> None:
     host = make_host(WITH_COUNTERS)
     stats = host.device(WITH_COUNTERS.address) / "sriov"
     shutil.rmtree(stats)
     stats.symlink_to(stats)
-    found = finding(host)
+    found = only_finding(host)
     assert found["code"] == "reader-failed"
     assert found["what"].startswith("the sysfs reader failed for ens1f0: ")
     assert reader(host, "netlink") == (2, "")
 
 
-def test_a_link_that_only_vfinfo_needs(make_host: MakeHost) -> None:
+def test_an_undecodable_link_is_a_finding_only_if_it_is_needed(make_host: MakeHost) -> None:
     host = make_host(WITH_COUNTERS)
     host.server.describe = lambda netdev, sequence: NLMSGHDR.pack(40, 0, 0, sequence, 0) + bytes(24)
     assert findings(host) == []
-    assert finding(host, "--collector.vfinfo")["code"] == "rtnetlink"
+    assert only_finding(host, "--collector.vfinfo")["code"] == "rtnetlink"
 
 
-def test_a_kernel_that_is_slower_than_the_timeout(make_host: MakeHost) -> None:
+def test_a_kernel_slower_than_the_timeout_is_a_finding(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=2, sysfs="none"))
     make_slow(host, 0.3)
-    found = finding(host, "--timeout=200ms")
+    found = only_finding(host, "--timeout=200ms")
     assert found["code"] == "too-slow"
     assert re.fullmatch(
         r"the collectors took \d+\.\d s \(vfstats \d+\.\d s, pfinfo \d+\.\d s\);"
@@ -431,13 +439,13 @@ def test_a_kernel_that_is_slower_than_the_timeout(make_host: MakeHost) -> None:
     assert findings(host, "--timeout=1h") == []
 
 
-def test_a_slow_kernel_that_no_collector_asks(make_host: MakeHost) -> None:
+def test_a_slow_kernel_is_not_a_finding_if_no_collector_asks_it(make_host: MakeHost) -> None:
     host = make_host(WITH_COUNTERS)
     make_slow(host, 0.3)
     assert findings(host, "--timeout=200ms") == []
 
 
-def test_a_driver_that_does_not_answer(
+def test_a_hung_driver_exits_1_with_a_one_line_message(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = make_host(WITH_COUNTERS)
@@ -453,15 +461,19 @@ def test_a_driver_that_does_not_answer(
 
 
 @pytest.mark.parametrize("vfs", [221, 222])
-def test_more_vfs_than_other_tools_can_see(make_host: MakeHost, vfs: int) -> None:
+def test_more_vfs_than_other_tools_show_is_a_finding(make_host: MakeHost, vfs: int) -> None:
     found = findings(make_host(SimulatedPf(vfs=vfs, total_vfs=256, sysfs="none", vf_driver="")))
-    assert [one["code"] for one in found] == ["more-vfs-than-other-tools-see"] * (vfs == 222)
-    for one in found:
-        assert one["what"].startswith("the kernel's list of the 222 VFs of ens1f0 is longer than")
-        assert "ip, pyroute2 and exporters" in one["meaning"]
+    assert [finding["code"] for finding in found] == ["more-vfs-than-other-tools-see"] * (
+        vfs == 222
+    )
+    for finding in found:
+        assert finding["what"].startswith(
+            "the kernel's list of the 222 VFs of ens1f0 is longer than"
+        )
+        assert "ip, pyroute2 and exporters" in finding["meaning"]
 
 
-def test_an_unexpected_error_is_one_line(
+def test_an_unexpected_error_exits_1_with_a_one_line_message(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = make_host(WITH_COUNTERS)
@@ -473,22 +485,20 @@ def test_an_unexpected_error_is_one_line(
     )
 
 
-def test_a_driver_that_fails_for_every_vf_has_a_bounded_number_of_findings(
-    make_host: MakeHost,
-) -> None:
+def test_more_than_20_findings_with_one_code_are_summarized(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=30))
     for file in host.device("0000:10:00.0").glob("sriov/*/stats/rx_bytes"):
         file.write_text("many\n")
     found = findings(host)
-    assert [one["code"] for one in found] == ["bad-counter"] * 21
+    assert [finding["code"] for finding in found] == ["bad-counter"] * 21
     assert found[-1]["what"] == "10 more problems of this kind"
 
 
-def test_a_counter_that_is_not_a_number(make_host: MakeHost) -> None:
+def test_an_invalid_counter_is_a_finding(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=2))
     stats = host.device("0000:10:00.0") / "sriov/1/stats"
     (stats / "rx_bytes").write_text("many\n")
-    found = finding(host)
+    found = only_finding(host)
     assert found["code"] == "bad-counter"
     assert found["about"].endswith("1/stats/rx_bytes")
 
@@ -496,8 +506,8 @@ def test_a_counter_that_is_not_a_number(make_host: MakeHost) -> None:
 # --- findings: mounts, the kubelet and CPUs ----------------------------------------------
 
 
-def test_a_container_without_the_hosts_pci_devices(make_host: MakeHost) -> None:
-    found = finding(make_host(WITH_COUNTERS), "--path.sysbuspci=/host/sys/bus/pci/devices")
+def test_a_missing_mount_of_the_pci_devices_is_a_finding(make_host: MakeHost) -> None:
+    found = only_finding(make_host(WITH_COUNTERS), "--path.sysbuspci=/host/sys/bus/pci/devices")
     assert (found["code"], found["about"]) == ("missing-mount", "--path.sysbuspci")
     assert found["what"] == (
         "cannot list PCI devices in /host/sys/bus/pci/devices: No such file or directory"
@@ -505,100 +515,102 @@ def test_a_container_without_the_hosts_pci_devices(make_host: MakeHost) -> None:
     assert "mount the host's there" in found["hint"]
 
 
-def test_a_container_without_the_hosts_netdevs(make_host: MakeHost) -> None:
-    found = finding(make_host(WITH_COUNTERS), "--path.sysclassnet=/host/sys/class/net")
+def test_a_missing_mount_of_the_netdevs_is_a_finding(make_host: MakeHost) -> None:
+    found = only_finding(make_host(WITH_COUNTERS), "--path.sysclassnet=/host/sys/class/net")
     assert (found["code"], found["about"]) == ("missing-mount", "--path.sysclassnet")
     assert "ens1f0" in found["what"]
 
 
 @pytest.mark.parametrize(
-    ("flag", "words"),
+    ("flag", "message"),
     [
         ("path.cpucheckpoint", "cannot read /host/nothing: No such file or directory"),
         ("path.kubecgroup", "there are no pod cgroups at /host/nothing/kubepods.slice or"),
         ("path.nodecpuinfo", "cannot read the NUMA nodes in /host/nothing: No such file"),
     ],
 )
-def test_a_container_without_a_mount_that_kubepodcpu_needs(
-    make_host: MakeHost, tmp_path: Path, flag: str, words: str
+def test_a_missing_mount_for_kubepodcpu_is_a_finding(
+    make_host: MakeHost, tmp_path: Path, flag: str, message: str
 ) -> None:
     host = make_host(WITH_COUNTERS)
     flags = cpu_flags(SimulatedNode(tmp_path, []))
     assert findings(host, *flags) == []
-    found = finding(host, *flags, f"--{flag}=/host/nothing")
+    found = only_finding(host, *flags, f"--{flag}=/host/nothing")
     assert (found["code"], found["about"]) == ("missing-mount", f"--{flag}")
-    assert words in found["what"]
+    assert message in found["what"]
     assert f"--{flag}" in found["hint"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "[" * 100_000, "9" * 5000])
-def test_a_checkpoint_that_is_none(make_host: MakeHost, tmp_path: Path, content: str) -> None:
+def test_an_invalid_checkpoint_is_a_finding(
+    make_host: MakeHost, tmp_path: Path, content: str
+) -> None:
     node = SimulatedNode(tmp_path, [])
     node.checkpoint.write_text(content)
     flags = cpu_flags(node)
-    found = finding(make_host(WITH_COUNTERS), *flags)
+    found = only_finding(make_host(WITH_COUNTERS), *flags)
     assert (found["code"], found["about"]) == ("missing-mount", "--path.cpucheckpoint")
     assert f"{node.checkpoint}: it is not a complete checkpoint" in found["what"]
     assert "the shared pool is unknown" in found["meaning"]
 
 
-def test_a_cpuset_of_all_pods_that_cannot_be_read(make_host: MakeHost, tmp_path: Path) -> None:
+def test_an_invalid_kubepods_cpuset_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path, [])
     (node.cgroups / "cpuset.cpus.effective").write_text("all\n")
     flags = cpu_flags(node)
-    found = finding(make_host(WITH_COUNTERS), *flags)
+    found = only_finding(make_host(WITH_COUNTERS), *flags)
     assert (found["code"], found["about"]) == ("unreadable", str(node.cgroups))
     assert found["what"].endswith("'all' is not a range of CPUs")
 
 
-def test_a_collector_that_raises_what_it_should_not(
+def test_an_unexpected_exception_of_a_collector_is_a_finding(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(snapshot: object) -> None:
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(pfinfo, "collect", fail)
-    found = finding(make_host(WITH_COUNTERS))
+    found = only_finding(make_host(WITH_COUNTERS))
     assert (found["code"], found["about"]) == ("unexpected", "pfinfo")
     assert "RuntimeError: no luck" in found["what"]
 
 
-def test_a_series_that_two_pods_would_write(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_series_of_two_pods_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     host = make_host(demo.pf(0, vfs=2))
     pods = demo.pods(host.pfs)
     node = SimulatedNode(tmp_path, [*pods, *pods])
     flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"]
     with node.running():
         found = findings(host, *flags)
-    assert [one["code"] for one in found] == ["repeated-series", "repeated-series"]
+    assert [finding["code"] for finding in found] == ["repeated-series", "repeated-series"]
 
 
-def test_doctor_does_not_log_what_a_collection_would(make_host: MakeHost, tmp_path: Path) -> None:
+def test_doctor_does_not_log_what_a_collection_logs(make_host: MakeHost, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path, [])
     elsewhere = f"--path.kubecgroup={node.cgroups.parent}/cpuset/kubepods"
     run = make_host(WITH_COUNTERS).collect("doctor", *cpu_flags(node), elsewhere)
     assert (run.code, run.log) == (0, "")
 
 
-def test_a_containers_cpuset_that_cannot_be_read(make_host: MakeHost, tmp_path: Path) -> None:
+def test_an_invalid_cpuset_of_a_container_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     pods = demo.pods([demo.pf(0, vfs=2)])
     node = SimulatedNode(tmp_path, pods)
     flags = cpu_flags(node)
     scope = node.container(pods[0], pods[0].containers[0])
     (scope / "cpuset.cpus").write_text("all\n")
-    found = finding(make_host(WITH_COUNTERS), *flags)
+    found = only_finding(make_host(WITH_COUNTERS), *flags)
     assert (found["code"], found["about"]) == ("unreadable", str(scope))
 
 
-def test_no_kubelet_socket(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_missing_kubelet_socket_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={tmp_path}/none"]
-    found = finding(make_host(WITH_COUNTERS), *flags)
+    found = only_finding(make_host(WITH_COUNTERS), *flags)
     assert found["code"] == "kubelet"
     assert found["what"] == f"there is no kubelet socket at {tmp_path}/none"
     assert found["hint"] == "mount it there or set --path.kubeletSocket"
 
 
-def test_a_kubelet_socket_that_is_forbidden(tmp_path: Path) -> None:
+def test_a_kubelet_socket_without_permission_is_a_finding(tmp_path: Path) -> None:
     folder = tmp_path / "pod-resources"
     with demo_node(folder, []) as node:
         folder.chmod(0)
@@ -610,20 +622,22 @@ def test_a_kubelet_socket_that_is_forbidden(tmp_path: Path) -> None:
     assert "no permission" in found["what"]
 
 
-def test_a_kubelet_that_hangs(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_hung_kubelet_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path, [])
     flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}", "--timeout=0.3s"]
     with node.running("hangs"):
-        found = finding(make_host(WITH_COUNTERS), *flags)
+        found = only_finding(make_host(WITH_COUNTERS), *flags)
     assert "did not answer in time" in found["what"]
     assert "journalctl -u kubelet" in found["hint"]
 
 
-def test_a_cpu_manager_policy_without_exclusive_cpus(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_cpu_manager_policy_without_exclusive_cpus_is_a_finding(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
     node = SimulatedNode(tmp_path, [])
     node.checkpoint.write_text('{"policyName":"none","defaultCpuSet":"","checksum":1}\n')
     flags = cpu_flags(node)
-    found = finding(make_host(WITH_COUNTERS), *flags)
+    found = only_finding(make_host(WITH_COUNTERS), *flags)
     assert found["code"] == "cpu-manager-policy"
     assert found["what"].endswith("policy of the kubelet's CPU manager is none")
     assert "cpuManagerPolicy: static" in found["hint"]
@@ -634,7 +648,7 @@ def test_a_cpu_manager_policy_without_exclusive_cpus(make_host: MakeHost, tmp_pa
 
 @contextmanager
 def running_node_exporter(folder: Path) -> Iterator[int]:
-    """Run a process with node_exporter's name, by which doctor finds it."""
+    """Run a process that doctor takes for a node_exporter because of its name."""
     words = ["node_exporter", "-c", "import time; time.sleep(60)"]
     words.append(f"--collector.textfile.directory={folder}")
     process = subprocess.Popen(words, executable=sys.executable)
@@ -649,7 +663,7 @@ def running_node_exporter(folder: Path) -> Iterator[int]:
 
 
 @one_at_a_time
-def test_a_textfile_without_problems(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_healthy_textfile_has_no_findings(make_host: MakeHost, tmp_path: Path) -> None:
     path = tmp_path / "sriov.prom"
     host = make_host(WITH_COUNTERS)
     host.collect(f"--textfile.path={path}")
@@ -661,15 +675,15 @@ def test_a_textfile_without_problems(make_host: MakeHost, tmp_path: Path) -> Non
 
 
 @one_at_a_time
-def test_a_textfile_folder_that_is_missing(make_host: MakeHost, tmp_path: Path) -> None:
-    found = finding(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/none/sriov.prom")
+def test_a_missing_textfile_folder_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
+    found = only_finding(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/none/sriov.prom")
     assert found["code"] == "textfile-folder-missing"
     assert found["about"] == f"{tmp_path}/none"
     assert found["hint"].startswith("create the folder")
 
 
 @one_at_a_time
-def test_a_textfile_folder_that_this_user_cannot_write_to(tmp_path: Path) -> None:
+def test_an_unwritable_textfile_folder_is_a_finding(tmp_path: Path) -> None:
     folder = tmp_path / "textfile"
     folder.mkdir()
     (folder / "sriov.prom").write_text("")
@@ -682,14 +696,14 @@ def test_a_textfile_folder_that_this_user_cannot_write_to(tmp_path: Path) -> Non
 
 
 @one_at_a_time
-def test_a_textfile_folder_that_node_exporter_does_not_read(
+def test_a_textfile_folder_that_node_exporter_does_not_read_is_a_finding(
     make_host: MakeHost, tmp_path: Path
 ) -> None:
     path = tmp_path / "sriov.prom"
     path.touch()
     other = tmp_path / "other"
     with running_node_exporter(other) as pid:
-        found = finding(make_host(WITH_COUNTERS), f"--textfile.path={path}")
+        found = only_finding(make_host(WITH_COUNTERS), f"--textfile.path={path}")
     assert found["code"] == "textfile-not-read"
     assert found["what"].startswith(f"no node_exporter reads {tmp_path}: ")
     assert f"process {pid} reads {other}" in found["what"]
@@ -697,15 +711,15 @@ def test_a_textfile_folder_that_node_exporter_does_not_read(
 
 
 @one_at_a_time
-def test_a_textfile_that_does_not_exist_yet(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_missing_textfile_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     with running_node_exporter(tmp_path):
-        found = finding(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/sriov.prom")
+        found = only_finding(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/sriov.prom")
     assert (found["code"], found["about"]) == ("textfile-missing", f"{tmp_path}/sriov.prom")
 
 
 @one_at_a_time
 @pytest.mark.parametrize(("age", "interval", "stale"), [(200, "", 0), (400, "", 1), (400, "3m", 0)])
-def test_a_textfile_that_is_stale(
+def test_a_stale_textfile_is_a_finding(
     make_host: MakeHost,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -721,23 +735,23 @@ def test_a_textfile_that_is_stale(
     flags = [f"--textfile.path={path}", f"--interval={interval}"]
     with running_node_exporter(tmp_path):
         found = findings(make_host(WITH_COUNTERS), *flags)
-    assert [one["code"] for one in found] == ["textfile-stale"] * stale
-    for one in found:
-        assert one["what"] == f"{path} was written 400 s ago"
-        assert "systemctl status 'sriov-textfile*'" in one["hint"]
+    assert [finding["code"] for finding in found] == ["textfile-stale"] * stale
+    for finding in found:
+        assert finding["what"] == f"{path} was written 400 s ago"
+        assert "systemctl status 'sriov-textfile*'" in finding["hint"]
 
 
 @one_at_a_time
-def test_a_textfile_path_that_is_a_folder(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_textfile_path_that_is_a_folder_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     (tmp_path / "sriov.prom").mkdir()
     with running_node_exporter(tmp_path):
-        found = finding(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/sriov.prom")
+        found = only_finding(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/sriov.prom")
     assert found["code"] == "textfile-path"
     assert found["what"] == f"{tmp_path}/sriov.prom is a folder, not a file"
 
 
 @one_at_a_time
-def test_a_textfile_folder_that_is_a_file(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_textfile_folder_that_is_a_file_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     (tmp_path / "textfile").touch()
     found = findings(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/textfile/sriov.prom")
     assert found[0]["code"] == "textfile-path"
@@ -745,7 +759,7 @@ def test_a_textfile_folder_that_is_a_file(make_host: MakeHost, tmp_path: Path) -
 
 
 @one_at_a_time
-def test_a_textfile_path_by_way_of_a_symbolic_link(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_textfile_path_through_a_symlink_is_resolved(make_host: MakeHost, tmp_path: Path) -> None:
     (tmp_path / "other/inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to("other/inner")
     path = f"{tmp_path}/link/../sriov.prom"
@@ -756,7 +770,7 @@ def test_a_textfile_path_by_way_of_a_symbolic_link(make_host: MakeHost, tmp_path
 
 
 @one_at_a_time
-def test_a_textfile_path_that_this_user_cannot_access(tmp_path: Path) -> None:
+def test_an_inaccessible_textfile_path_is_a_finding(tmp_path: Path) -> None:
     folder = tmp_path / "closed/textfile"
     folder.mkdir(parents=True)
     (folder / "sriov.prom").touch()
@@ -771,17 +785,17 @@ def test_a_textfile_path_that_this_user_cannot_access(tmp_path: Path) -> None:
 
 
 @one_at_a_time
-def test_a_relative_path_is_shown_in_full(
+def test_a_relative_textfile_path_is_shown_in_full(
     make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with running_node_exporter(tmp_path):
-        found = finding(make_host(WITH_COUNTERS), "--textfile.path=sriov.prom")
+        found = only_finding(make_host(WITH_COUNTERS), "--textfile.path=sriov.prom")
     assert found["about"] == f"{tmp_path}/sriov.prom"
 
 
-def unread(node_exporters: list[NodeExporter], sees_processes: bool) -> list[str]:
-    """Return the codes of the findings about a file without other problems."""
+def textfile_codes(node_exporters: list[NodeExporter], sees_processes: bool) -> list[str]:
+    """Return the codes of the findings about a textfile that has no other problems."""
     textfile = Textfile(
         path="/a/sriov.prom",
         folder="/a",
@@ -794,22 +808,22 @@ def unread(node_exporters: list[NodeExporter], sees_processes: bool) -> list[str
         sees_processes=sees_processes,
     )
     inventory = Inventory([], 0, None, "", Kubelet(False, ""), Cpus(False))
-    known = Report("", "", "", "", "", 10.0, [], [], [], inventory, textfile)
-    found = [one.code for one in conclusions.findings(known)]
+    facts = Report("", "", "", "", "", 10.0, [], [], [], inventory, textfile)
+    found = [finding.code for finding in conclusions.findings(facts)]
     return [code for code in found if code.startswith("textfile")]
 
 
-def test_a_host_without_node_exporter_reads_no_textfile() -> None:
-    assert unread([], sees_processes=True) == ["textfile-not-read"]
+def test_a_host_without_node_exporter_is_a_finding() -> None:
+    assert textfile_codes([], sees_processes=True) == ["textfile-not-read"]
 
 
-def test_a_container_cannot_see_what_reads_its_textfile() -> None:
-    assert unread([], sees_processes=False) == []
+def test_an_unread_textfile_is_not_a_finding_if_processes_are_hidden() -> None:
+    assert textfile_codes([], sees_processes=False) == []
 
 
-def test_a_user_without_access_to_a_process_cannot_see_it_either() -> None:
-    assert unread([NodeExporter(1, ["/textfile"], None)], sees_processes=True) == []
-    assert unread([NodeExporter(1, ["/textfile"], False)], sees_processes=True) != []
+def test_a_node_exporter_that_cannot_be_inspected_is_not_a_finding() -> None:
+    assert textfile_codes([NodeExporter(1, ["/textfile"], None)], sees_processes=True) == []
+    assert textfile_codes([NodeExporter(1, ["/textfile"], False)], sees_processes=True) != []
 
 
 # --- node_exporter's command line --------------------------------------------------------
@@ -818,7 +832,7 @@ FOLDER = "--collector.textfile.directory"
 
 
 def process(proc: Path, words: list[str], pid: int = 123) -> Path:
-    """Make a process below a folder that is like /proc; return its root."""
+    """Create a process in a fake /proc; return its root folder."""
     folder = proc / str(pid)
     (folder / "root/work").mkdir(parents=True)
     (folder / "cwd").symlink_to("/work")
@@ -838,55 +852,57 @@ def process(proc: Path, words: list[str], pid: int = 123) -> Path:
         (["node_exporter", f"{FOLDER}=/a", "--collector.disable-defaults"], []),
     ],
 )
-def test_the_folders_that_a_node_exporter_reads(
+def test_textfile_folders_are_found_on_the_command_line_of_node_exporter(
     tmp_path: Path, words: list[str], folders: list[str]
 ) -> None:
     ours = process(tmp_path, words) / "a"
     ours.mkdir()
     (tmp_path / "self").mkdir()
-    (one,) = node_exporter.running(str(ours), str(tmp_path))
-    assert (one.pid, one.folders, one.reads_ours) == (123, folders, "/a" in folders)
+    (found,) = node_exporter.running(str(ours), str(tmp_path))
+    assert (found.pid, found.folders, found.reads_ours) == (123, folders, "/a" in folders)
 
 
-def test_a_node_exporter_whose_container_lacks_the_mount(tmp_path: Path) -> None:
+def test_a_node_exporter_without_the_mount_does_not_read_our_folder(tmp_path: Path) -> None:
     process(tmp_path, ["node_exporter", f"{FOLDER}=/textfile"])
-    (one,) = node_exporter.running("/textfile", str(tmp_path))
-    assert one.reads_ours is False
+    (found,) = node_exporter.running("/textfile", str(tmp_path))
+    assert found.reads_ours is False
 
 
-def test_a_folder_relative_to_where_node_exporter_runs(tmp_path: Path) -> None:
+def test_a_relative_folder_is_resolved_from_node_exporters_working_directory(
+    tmp_path: Path,
+) -> None:
     ours = process(tmp_path, ["node_exporter", f"{FOLDER}=textfile"]) / "work/textfile"
     ours.mkdir()
     assert node_exporter.running(str(ours), str(tmp_path))[0].reads_ours is True
     assert node_exporter.running(str(tmp_path), str(tmp_path))[0].reads_ours is False
 
 
-def test_a_pattern_of_folders(tmp_path: Path) -> None:
+def test_a_folder_may_be_a_glob_pattern(tmp_path: Path) -> None:
     process(tmp_path, ["node_exporter", f"{FOLDER}=/var/lib/*/textfile"])
     assert node_exporter.running("/var/lib/x/textfile", str(tmp_path))[0].reads_ours is True
     assert node_exporter.running("/var/lib/x/other", str(tmp_path))[0].reads_ours is False
 
 
-def test_a_host_without_node_exporter(tmp_path: Path) -> None:
+def test_other_processes_are_not_node_exporters(tmp_path: Path) -> None:
     process(tmp_path, ["/sbin/init"], pid=1)
     assert node_exporter.running("/a", str(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
-    ("namespace", "init", "sees"),
+    ("namespace", "init", "visible"),
     [(4026531836, True, True), (4026532777, True, False), (4026531836, False, False)],
 )
-def test_whether_the_hosts_processes_are_visible(
-    tmp_path: Path, namespace: int, init: bool, sees: bool
+def test_processes_are_visible_in_the_hosts_pid_namespace_without_hidepid(
+    tmp_path: Path, namespace: int, init: bool, visible: bool
 ) -> None:
     (tmp_path / "self/ns").mkdir(parents=True)
     (tmp_path / "self/ns/pid").symlink_to(f"pid:[{namespace}]")
-    if init:  # not with hidepid
+    if init:  # with hidepid, PID 1 is hidden
         process(tmp_path, ["/sbin/init"], pid=1)
-    assert node_exporter.sees_processes(str(tmp_path)) is sees
+    assert node_exporter.sees_processes(str(tmp_path)) is visible
 
 
-# --- the terminal, and what is not there -------------------------------------------------
+# --- the terminal, and missing packages --------------------------------------------------
 
 
 def on_a_terminal(**environment: str) -> bytes:
@@ -903,27 +919,27 @@ def on_a_terminal(**environment: str) -> bytes:
         try:
             while more := os.read(ours, 65536):
                 out += more
-        except OSError:  # Linux' way to say that the other side is closed.
+        except OSError:  # Linux returns EIO once the other side is closed.
             pass
     os.close(ours)
     return out
 
 
-def test_colours_on_a_terminal_only(make_host: MakeHost) -> None:
+def test_only_a_terminal_gets_colours(make_host: MakeHost) -> None:
     assert b"\x1b[31m3 findings\x1b[0m" in on_a_terminal(NO_COLOR="", TERM="xterm")
     assert "\x1b" not in make_host().collect("doctor").out
 
 
-def test_no_colours_with_no_color() -> None:
+def test_no_color_disables_colours() -> None:
     assert b"\x1b" not in on_a_terminal(NO_COLOR="1", TERM="xterm")
 
 
-def test_no_colours_on_a_dumb_terminal() -> None:
+def test_a_dumb_terminal_gets_no_colours() -> None:
     assert b"\x1b" not in on_a_terminal(NO_COLOR="", TERM="dumb")
 
 
 @pytest.mark.parametrize("name", [b"en\x1b[31m", b"en\xff"])
-def test_a_netdevs_name_neither_colours_nor_breaks_the_output(
+def test_unprintable_characters_in_a_netdev_name_are_escaped(
     make_host: MakeHost, name: bytes
 ) -> None:
     host = make_host(SimulatedPf(netdev=os.fsdecode(name), vfs=1, vf_driver="vfio-pci"))
@@ -934,18 +950,18 @@ def test_a_netdevs_name_neither_colours_nor_breaks_the_output(
     assert json.loads(host.collect("doctor", "--json").out)["healthy"] is True
 
 
-def test_a_closed_standard_output_is_one_line() -> None:
+def test_a_closed_standard_output_exits_1_with_a_one_line_message() -> None:
     command = f"{sys.executable} -m sriov_textfile doctor >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(r"sriov-textfile: cannot write standard output: .*\n", done.stderr)
 
 
-def test_sentences_are_wrapped_at_the_terminals_width() -> None:
+def test_text_is_wrapped_at_the_terminal_width() -> None:
     assert max(map(len, on_a_terminal(NO_COLOR="1", COLUMNS="70").splitlines())) <= 70
 
 
-def test_without_pyroute2_only_the_nics_details_are_missing(
+def test_without_pyroute2_only_the_nic_details_are_missing(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyroute2", None)
@@ -960,7 +976,7 @@ def test_without_pyroute2_only_the_nics_details_are_missing(
 
 @pytest.mark.parametrize(("netdev", "states"), [("lo", ["unknown", "down"]), ("none", [None])])
 def test_a_netdev_without_a_nic_has_no_details(netdev: str, states: list[str | None]) -> None:
-    # In a process of its own, for pyroute2 leaves sockets open where the kernel has no devlink.
+    # In a separate process: pyroute2 leaves sockets open if the kernel has no devlink.
     code = (
         "import dataclasses, json; from sriov_textfile.host import nic, pci;"
         f"pf = pci.Pf('0000:99:00.0'); pf.netdev = {netdev!r};"
@@ -975,7 +991,7 @@ def test_a_netdev_without_a_nic_has_no_details(netdev: str, states: list[str | N
 # --- the documentation -------------------------------------------------------------------
 
 
-def test_the_documentation_shows_what_it_prints(
+def test_the_documentation_shows_the_current_output(
     make_host: MakeHost, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     host = make_host(demo.pf(0, vfs=2), demo.pf(2, vfs=2))
@@ -983,8 +999,8 @@ def test_the_documentation_shows_what_it_prints(
     host.refresh()
     with demo_node(tmp_path, host.pfs) as node:
         out = host.collect("doctor", *node.flags).out
-    # A path may be wrapped, but never in itself: its end tells it apart.
-    out = re.sub(r"/tmp/sriov-.{8}/(host/)?", "/", timeless(out))
+    # Lines are wrapped at spaces, so no path is split.
+    out = re.sub(r"/tmp/sriov-.{8}/(host/)?", "/", normalized(out))
     block = f"<!-- doctor -->\n```text\n{out}```\n"
     before, rest = DOCS.read_text().split("<!-- doctor -->\n")
     shown, after = rest.split("<!-- end of doctor -->")
@@ -994,14 +1010,14 @@ def test_the_documentation_shows_what_it_prints(
 
 
 def documented(heading: str) -> list[list[str]]:
-    """Return the cells of the table below a heading of the documentation."""
+    """Return the cells of the table below a heading of docs/doctor.md."""
     section = DOCS.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.*)\|$", section, re.MULTILINE)
     return [[cell.strip() for cell in row.split(" |")] for row in rows[1:]]
 
 
 def test_the_documentation_lists_every_code() -> None:
-    """Codes of findings and of problems, which the log and `--json` have."""
+    """Codes of findings, and of problems in the log and in `--json`."""
     sources = (PROJECT / "sriov_textfile").rglob("*.py")
     codes: set[str] = set()
     for source in sources:
@@ -1012,7 +1028,7 @@ def test_the_documentation_lists_every_code() -> None:
 
 
 def schema(of: type, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield path and type of each field of a dataclass as it is printed as JSON."""
+    """Yield path and JSON type of each field of a dataclass."""
     for name, hint in typing.get_type_hints(of).items():
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         optional = type(None) in typing.get_args(hint)
@@ -1025,7 +1041,7 @@ def schema(of: type, path: str = "") -> Iterator[tuple[str, str]]:
         elif inner in JSON_TYPES or typing.get_origin(inner) is dict:
             kind = JSON_TYPES.get(inner, "object of numbers")
             yield path + name, kind + (" or null" if optional else "")
-        elif inner is Inventory:  # whose fields are the report's own
+        elif inner is Inventory:  # its fields are inlined into the report
             yield from schema(inner, path)
         else:
             yield path + name, "object" + (" or null" if optional else "")
@@ -1041,19 +1057,19 @@ JSON_TYPES = {
 }
 
 
-def test_the_documentation_has_the_schema_of_the_json() -> None:
+def test_the_documented_json_schema_matches_the_report() -> None:
     expected = {"healthy": "boolean", **dict(schema(Report))}
     listed = {row[0].strip("`"): row[1] for row in documented("JSON")}
     assert listed == expected
 
 
 @one_at_a_time
-def test_the_json_has_the_documented_fields(make_host: MakeHost, tmp_path: Path) -> None:
+def test_every_json_field_is_documented(make_host: MakeHost, tmp_path: Path) -> None:
     host = make_host(demo.pf(0, vfs=2))
     (host.device(host.pfs[0].address) / "sriov/0/stats/rx_bytes").write_text("many\n")
     fields = {row[0].strip("`") for row in documented("JSON")}
     with demo_node(tmp_path, host.pfs) as node:
-        whole = report(host, *node.flags, f"--textfile.path={tmp_path}/sriov.prom")
+        parsed = report(host, *node.flags, f"--textfile.path={tmp_path}/sriov.prom")
 
     def check(value: object, path: str) -> None:
         if isinstance(value, list):
@@ -1067,5 +1083,5 @@ def test_the_json_has_the_documented_fields(make_host: MakeHost, tmp_path: Path)
                 assert field in fields
                 check(inner, field)
 
-    check(whole, "")
-    assert whole["skipped"]
+    check(parsed, "")
+    assert parsed["skipped"]

@@ -1,4 +1,4 @@
-"""Flags are spelled as in Go programs, and a wrong one gets one line with a hint."""
+"""Flags: spelled as in Go programs; a wrong flag gets a message with a hint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def value(name: str, *arguments: str) -> object:
     return flags.parse(arguments)[1][flag]
 
 
-def refusal(*arguments: str) -> str:
+def error_message(*arguments: str) -> str:
     with pytest.raises(FlagError) as error:
         flags.parse(arguments)
     return str(error.value)
@@ -43,11 +43,11 @@ GO_EXPORTER = {
 
 
 @pytest.mark.parametrize("name", GO_EXPORTER)
-def test_the_go_exporters_flags_and_defaults(name: str) -> None:
+def test_the_go_exporters_flags_keep_their_defaults(name: str) -> None:
     assert value(name) == GO_EXPORTER[name]
 
 
-def test_our_own_defaults() -> None:
+def test_flags_that_the_go_exporter_lacks_have_defaults() -> None:
     assert value("textfile.path") == ""
     assert value("interval") == 0
     assert value("timeout") == 10
@@ -58,38 +58,38 @@ def test_our_own_defaults() -> None:
 
 
 @pytest.mark.parametrize("text", ["--timeout=5s", "-timeout=5s", "--TIMEOUT=5s"])
-def test_one_dash_or_two_case_insensitively(text: str) -> None:
+def test_flags_take_one_or_two_dashes_and_are_case_insensitive(text: str) -> None:
     assert value("timeout", text) == 5
 
 
-def test_a_value_may_be_the_next_word() -> None:
+def test_a_value_may_be_the_next_argument() -> None:
     assert value("timeout", "--timeout", "5s") == 5
 
 
 @pytest.mark.parametrize("name", ["path.kubeletSocket", "path.kubeletsocket"])
-def test_the_kubelet_socket_is_one_flag_in_both_spellings(name: str) -> None:
+def test_both_spellings_of_the_kubelet_socket_are_one_flag(name: str) -> None:
     assert value("path.kubeletSocket", f"--{name}=/run/k.sock") == "/run/k.sock"
 
 
 @pytest.mark.parametrize("text", ["", "=true", "=1", "=t", "=T", "=TRUE", "=True"])
-def test_true_as_go_spells_it(text: str) -> None:
+def test_every_go_spelling_of_true_is_accepted(text: str) -> None:
     assert value("collector.vfstats", "--collector.vfstats=0", f"--collector.vfstats{text}")
 
 
 @pytest.mark.parametrize("text", ["=false", "=0", "=f", "=F", "=FALSE", "=False"])
-def test_false_as_go_spells_it(text: str) -> None:
+def test_every_go_spelling_of_false_is_accepted(text: str) -> None:
     assert not value("collector.vfstats", f"--collector.vfstats{text}")
 
 
-def test_node_exporters_no_prefix() -> None:
+def test_the_no_prefix_of_node_exporter_disables_a_collector() -> None:
     assert not value("collector.vfstats", "--no-collector.vfstats")
 
 
-def test_the_last_of_several_wins() -> None:
+def test_the_last_value_of_a_repeated_flag_wins() -> None:
     assert value("timeout", "--timeout=1s", "--timeout=2s") == 2
 
 
-def test_words_are_separated_from_flags() -> None:
+def test_commands_are_separated_from_flags() -> None:
     assert flags.parse(["collect", "--timeout", "1s", "more"])[0] == ["collect", "more"]
 
 
@@ -108,23 +108,23 @@ def test_words_are_separated_from_flags() -> None:
         ("0.25", 0.25),
     ],
 )
-def test_durations(text: str, seconds: float) -> None:
+def test_durations_are_parsed_as_seconds(text: str, seconds: float) -> None:
     assert value("timeout", f"--timeout={text}") == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
     "text", ["", "s", "5x", "5 s", "1h-5m", "1..5s", ".s", "five", "s5", "-5s", "5sm", "1e3s", "٣s"]
 )
-def test_texts_that_are_not_a_duration(text: str) -> None:
+def test_invalid_durations_are_rejected(text: str) -> None:
     expected = f"--timeout={text}: use a duration such as 15s, 1m30s or 500ms"
     if text == "":
         expected = "--timeout=: use a duration such as 15s, 1m30s or 500ms"
-    assert refusal(f"--timeout={text}") == expected
+    assert error_message(f"--timeout={text}") == expected
 
 
 @pytest.mark.parametrize("text", ["0s", "0", "25h", "1us", "99999999999999999999h"])
-def test_durations_out_of_range(text: str) -> None:
-    assert refusal(f"--timeout={text}") == f"--timeout={text}: use a duration from 1ms to 24h"
+def test_durations_out_of_range_are_rejected(text: str) -> None:
+    assert error_message(f"--timeout={text}") == f"--timeout={text}: use a duration from 1ms to 24h"
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,13 @@ def test_durations_out_of_range(text: str) -> None:
         ("localhost:0", ("localhost", 0)),
     ],
 )
-def test_listen_addresses_as_go_writes_them(text: str, address: tuple[str, int]) -> None:
+def test_listen_addresses_are_parsed_as_in_go(text: str, address: tuple[str, int]) -> None:
     assert value("web.listen-address", f"--web.listen-address={text}") == address
 
 
 @pytest.mark.parametrize("text", ["9808", "::1:9808", "[::1]", "host:", ":http", ":٣"])
-def test_texts_that_are_not_a_listen_address(text: str) -> None:
-    assert "use HOST:PORT, :PORT or [IPV6]:PORT" in refusal(f"--web.listen-address={text}")
+def test_invalid_listen_addresses_are_rejected(text: str) -> None:
+    assert "use HOST:PORT, :PORT or [IPV6]:PORT" in error_message(f"--web.listen-address={text}")
 
 
 @pytest.mark.parametrize(
@@ -173,25 +173,25 @@ def test_texts_that_are_not_a_listen_address(text: str) -> None:
         ("--log.format=xml", "--log.format=xml: use logfmt or json"),
     ],
 )
-def test_a_wrong_flag_is_named_with_a_hint(argument: str, message: str) -> None:
-    assert refusal(argument) == message
+def test_a_wrong_flag_gets_a_message_with_a_hint(argument: str, message: str) -> None:
+    assert error_message(argument) == message
 
 
 @pytest.mark.parametrize("text", ["(", "[a", "*", "a{99999999999}", "[[:alpha:]]"])
-def test_a_bad_regular_expression(text: str) -> None:
-    message = refusal(f"--collector.pf-include={text}")
+def test_an_invalid_regular_expression_is_rejected(text: str) -> None:
+    message = error_message(f"--collector.pf-include={text}")
     assert message.startswith(
         f"--collector.pf-include={text}: use a regular expression in Python's syntax ("
     )
 
 
-def test_readers_are_tried_in_the_given_order_each_once() -> None:
+def test_reader_priority_keeps_the_order_and_drops_duplicates() -> None:
     name = "collector.vfstatspriority"
     assert value(name, f"--{name}=netlink, sysfs,netlink") == ("netlink", "sysfs")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "left"),
+    ("arguments", "readers"),
     [
         ([], ("sysfs", "netlink")),
         (["--collector.netlink=false"], ("sysfs",)),
@@ -199,18 +199,20 @@ def test_readers_are_tried_in_the_given_order_each_once() -> None:
         (["--collector.sysfs=false", "--collector.netlink=false"], ()),
     ],
 )
-def test_a_reader_that_is_off_is_not_in_the_list(arguments: list[str], left: tuple[str]) -> None:
-    assert flags.config(flags.parse(arguments)[1]).vfstats_priority == left
+def test_a_disabled_reader_is_not_in_the_priority_list(
+    arguments: list[str], readers: tuple[str]
+) -> None:
+    assert flags.config(flags.parse(arguments)[1]).vfstats_priority == readers
 
 
-def test_the_config_has_every_setting_and_cannot_be_changed() -> None:
+def test_the_config_has_every_setting_and_is_immutable() -> None:
     config = flags.config(flags.parse([])[1])
     assert set(vars(config)) == set(Config.__annotations__)
     with pytest.raises(AttributeError, match="cannot set timeout"):
         config.timeout = 1  # type: ignore[misc]
 
 
-def test_help_names_every_flag_with_its_default() -> None:
+def test_help_lists_every_flag_with_its_default() -> None:
     text = flags.usage()
     for flag in flags.FLAGS:
         assert re.search(rf"^  --{re.escape(flag.name)}\n", text, re.MULTILINE)

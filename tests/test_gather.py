@@ -1,4 +1,4 @@
-"""A collection: collectors are isolated from each other, and the deadline is kept."""
+"""A collection: one failed collector does not affect the others, and the deadline is kept."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def gatherer(host: Host, *arguments: str) -> Gatherer:
     )
 
 
-def test_success_duration_and_skipped_of_each_collector_that_is_on(make_host: MakeHost) -> None:
+def test_each_enabled_collector_has_success_duration_and_skipped(make_host: MakeHost) -> None:
     run = make_host(SimulatedPf()).collect("--no-collector.pfinfo")
-    about = [name for name in run.samples if name.startswith("sriov_scrape_collector_")]
-    assert about == [
+    names = [name for name in run.samples if name.startswith("sriov_scrape_collector_")]
+    assert names == [
         'sriov_scrape_collector_success{collector="vfstats"}',
         'sriov_scrape_collector_duration_seconds{collector="vfstats"}',
         'sriov_scrape_collector_skipped{collector="vfstats"}',
@@ -34,7 +34,7 @@ def test_success_duration_and_skipped_of_each_collector_that_is_on(make_host: Ma
     assert 0 < float(duration or 0) < 10
 
 
-def test_a_collector_that_fails_does_not_cost_the_others(
+def test_a_failed_collector_does_not_affect_the_others(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(snapshot: object) -> None:
@@ -51,15 +51,15 @@ def test_a_collector_that_fails_does_not_cost_the_others(
     assert "code=unexpected subject=vfstats" in run.log
 
 
-def test_a_series_is_written_once_even_if_two_pfs_claim_a_vf(make_host: MakeHost) -> None:
-    """Two PFs that claim the same VF under the same name give the same series."""
+def test_a_series_is_written_once_if_two_pfs_have_the_same_vf(make_host: MakeHost) -> None:
+    """Two PFs with the same netdev name and the same VF have identical series."""
     host = make_host(SimulatedPf(vfs=1), SimulatedPf(address="0000:10:01.0", netdev="other", vfs=0))
     second = host.device("0000:10:01.0").resolve()
     (second / "net/other").rename(second / "net/ens1f0")
     link = second / "virtfn0"
     link.symlink_to("../0000:11:00.0")
     run = host.collect()
-    assert len(run.samples) > 0  # which asserts that none is repeated
+    assert len(run.samples) > 0  # `samples` asserts that no series is repeated
     assert run.log.count("code=repeated-series") == 9
     assert run.value("sriov_scrape_collector_skipped", collector="vfstats") == "9"
     assert run.value("sriov_scrape_collector_success", collector="vfstats") == "1"
@@ -68,7 +68,7 @@ def test_a_series_is_written_once_even_if_two_pfs_claim_a_vf(make_host: MakeHost
 # --- the deadline -----------------------------------------------------------------------
 
 
-def test_a_kernel_that_does_not_answer_costs_one_timeout_and_no_file(
+def test_a_hung_kernel_exits_1_after_the_timeout_and_keeps_the_old_file(
     make_host: MakeHost, tmp_path: Path
 ) -> None:
     path = tmp_path / "sriov.prom"
@@ -86,9 +86,7 @@ def test_a_kernel_that_does_not_answer_costs_one_timeout_and_no_file(
     assert path.read_text() == "# the old file\n"
 
 
-def test_while_a_collection_hangs_no_other_is_started(
-    make_host: MakeHost,
-) -> None:
+def test_no_collection_starts_while_an_earlier_one_hangs(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(sysfs="none"))
     host.server.mute = True
     collect = gatherer(host, "--timeout=100ms").gather
@@ -105,7 +103,7 @@ def test_while_a_collection_hangs_no_other_is_started(
     assert len(os.listdir("/proc/self/task")) <= threads
 
 
-def test_a_system_without_a_free_thread_gets_a_hint(
+def test_a_collection_whose_thread_cannot_start_exits_1_with_a_hint(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*unused: object) -> None:
@@ -117,7 +115,7 @@ def test_a_system_without_a_free_thread_gets_a_hint(
     assert "can't start new thread; nothing was written; allow more tasks (TasksMax=" in run.log
 
 
-def test_collections_go_on_once_the_kernel_answers_again(make_host: MakeHost) -> None:
+def test_collections_resume_when_the_kernel_answers_again(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(sysfs="none"))
     host.server.mute = True
     collect = gatherer(host, "--timeout=100ms").gather

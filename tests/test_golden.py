@@ -1,6 +1,6 @@
-"""Whole outputs. A change of what the program writes shows here as a difference of files.
+"""Whole outputs, compared with golden files.
 
-`pytest --update-golden` writes the files anew.
+`pytest --update-golden` rewrites the files; review the diff before you commit it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tests.conftest import GOLDEN, MakeHost
 Golden = Callable[[str, str], None]
 
 
-def test_a_host_with_statistics_in_sysfs(make_host: MakeHost, golden: Golden) -> None:
+def test_output_for_a_host_with_counters_in_sysfs(make_host: MakeHost, golden: Golden) -> None:
     run = make_host(SimulatedPf(vfs=3)).collect()
     assert (run.code, run.log) == (0, "")
     golden("sysfs.prom", run.out)
 
 
-def test_a_host_with_every_kind_of_pf(make_host: MakeHost, golden: Golden) -> None:
+def test_output_for_a_host_with_every_kind_of_pf(make_host: MakeHost, golden: Golden) -> None:
     run = make_host(
         SimulatedPf(vfs=2),
         SimulatedPf(
@@ -61,13 +61,13 @@ def test_a_host_with_every_kind_of_pf(make_host: MakeHost, golden: Golden) -> No
     golden("mixed.prom", run.out)
 
 
-def test_a_host_without_pfs(make_host: MakeHost, golden: Golden) -> None:
+def test_output_for_a_host_without_pfs(make_host: MakeHost, golden: Golden) -> None:
     run = make_host().collect()
     assert run.code == 0
     golden("empty.prom", run.out)
 
 
-def test_the_lines_are_those_of_the_go_exporter(make_host: MakeHost) -> None:
+def test_names_and_labels_are_those_of_the_go_exporter(make_host: MakeHost) -> None:
     out = make_host(SimulatedPf(vfs=2)).collect().out
     assert (
         'sriov_vf_rx_bytes{numa_node="0",pciAddr="0000:11:00.1",pf="ens1f0",vf="1"} 1003\n' in out
@@ -75,7 +75,7 @@ def test_the_lines_are_those_of_the_go_exporter(make_host: MakeHost) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.prom")), ids=lambda path: path.name)
-def test_prometheus_own_parser_reads_what_we_write(path: Path) -> None:
+def test_the_prometheus_parser_reads_every_golden_file(path: Path) -> None:
     text = path.read_text()
     families = list(text_string_to_metric_families(text))
     written = [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -1,4 +1,4 @@
-"""serve: GET /metrics and nothing else, at a limited rate, whatever clients do."""
+"""serve: answers GET /metrics at a limited rate, and rejects all other requests."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Server:
-    """The program, serving a host whose counters are all in sysfs."""
+    """A process that runs `sriov-textfile serve` on a free port."""
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "sriov_textfile", "serve", *arguments]
-        # A shell that runs the tests in the background lets them ignore SIGINT.
+        # Background jobs of a shell start with SIGINT ignored.
         command = ["env", "--default-signal=INT", *command]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr
@@ -82,10 +82,10 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.process.communicate()
 
 
-# --- answers --------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------
 
 
-def test_metrics(serve: Callable[..., Server]) -> None:
+def test_get_metrics_returns_vf_and_process_metrics(serve: Callable[..., Server]) -> None:
     status, headers, body = serve().request("GET", "/metrics")
     text = body.decode()
     assert (status, headers["Content-Type"]) == (200, CONTENT_TYPE)
@@ -95,11 +95,11 @@ def test_metrics(serve: Callable[..., Server]) -> None:
     assert {"process_resident_memory_bytes", "python_info"} <= families
 
 
-def test_a_query_string_changes_nothing(serve: Callable[..., Server]) -> None:
+def test_a_query_string_is_ignored(serve: Callable[..., Server]) -> None:
     assert serve().request("GET", "/metrics?collect[]=x")[0] == 200
 
 
-def test_gzip_when_asked(serve: Callable[..., Server]) -> None:
+def test_the_body_is_gzipped_if_the_client_accepts_gzip(serve: Callable[..., Server]) -> None:
     server = serve()
     _, headers, body = server.request("GET", "/metrics", **{"Accept-Encoding": "br, gzip"})
     assert headers["Content-Encoding"] == "gzip"
@@ -127,7 +127,7 @@ def test_head_is_405_without_a_body(serve: Callable[..., Server]) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 100, 5_000_000])
-def test_a_body_is_400(serve: Callable[..., Server], size: int) -> None:
+def test_a_request_with_a_body_is_400(serve: Callable[..., Server], size: int) -> None:
     with serve().connect() as client:
         client.sendall(
             f"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
@@ -135,7 +135,7 @@ def test_a_body_is_400(serve: Callable[..., Server], size: int) -> None:
         assert client.recv(100).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
-def test_a_chunked_body_is_400(serve: Callable[..., Server]) -> None:
+def test_a_request_with_a_chunked_body_is_400(serve: Callable[..., Server]) -> None:
     with serve().connect() as client:
         client.sendall(
             b"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
@@ -143,7 +143,7 @@ def test_a_chunked_body_is_400(serve: Callable[..., Server]) -> None:
         assert client.recv(100).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
-def test_more_requests_than_the_burst_are_429(serve: Callable[..., Server]) -> None:
+def test_requests_beyond_the_burst_are_429(serve: Callable[..., Server]) -> None:
     server = serve("--web.rate-limit=1", "--web.rate-burst=3")
     answers = [server.request("GET", "/metrics") for _ in range(6)]
     assert [status for status, *_ in answers][:3] == [200, 200, 200]
@@ -151,9 +151,7 @@ def test_more_requests_than_the_burst_are_429(serve: Callable[..., Server]) -> N
     assert answers[-1][2] == b"Too Many Requests\n"
 
 
-def test_requests_are_counted_by_the_status_of_their_answers(
-    serve: Callable[..., Server],
-) -> None:
+def test_requests_are_counted_by_status_code(serve: Callable[..., Server]) -> None:
     server = serve()
     server.request("GET", "/")
     server.request("GET", "/")
@@ -164,7 +162,7 @@ def test_requests_are_counted_by_the_status_of_their_answers(
     assert "_created" not in text
 
 
-def test_the_token_bucket_fills_at_its_rate_up_to_the_burst() -> None:
+def test_the_token_bucket_refills_at_its_rate_up_to_the_burst() -> None:
     now = 0.0
     bucket = TokenBucket(rate=2, burst=3, clock=lambda: now)
     assert [bucket.take() for _ in range(4)] == [True, True, True, False]
@@ -183,31 +181,31 @@ def application(host: Host, *arguments: str) -> Application:
 
 
 def status(app: Application) -> str:
-    """Ask an application for its metrics and return the answer's status."""
-    found = []
+    """Request the metrics of an application and return the status of the response."""
+    statuses = []
     app(
         {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics"},
-        lambda status, headers: found.append(status),
+        lambda status, headers: statuses.append(status),
     )
-    return found[0]
+    return statuses[0]
 
 
-def test_requests_that_arrive_during_a_collection_share_its_result(make_host: MakeHost) -> None:
+def test_requests_during_a_collection_share_its_result(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(sysfs="none"))
     app = application(host)
-    answer, go_on = host.server.answer, threading.Event()
+    answer, resume = host.server.answer, threading.Event()
 
-    def slowly(request: bytes) -> bytes:
-        go_on.wait(10)
+    def answer_later(request: bytes) -> bytes:
+        resume.wait(10)
         return answer(request)
 
-    host.server.answer = slowly  # type: ignore[method-assign]
+    host.server.answer = answer_later  # type: ignore[method-assign]
     answers: list[str] = []
     clients = [threading.Thread(target=lambda: answers.append(status(app))) for _ in range(20)]
     for client in clients:
         client.start()
     time.sleep(0.3)
-    go_on.set()
+    resume.set()
     for client in clients:
         client.join()
     assert answers == ["200 OK"] * 20
@@ -216,9 +214,7 @@ def test_requests_that_arrive_during_a_collection_share_its_result(make_host: Ma
     assert host.server.requests == {"ens1f0": 2}
 
 
-def test_a_kernel_that_hangs_is_503_and_the_next_requests_do_not_pile_up(
-    make_host: MakeHost,
-) -> None:
+def test_a_hung_kernel_is_503_and_requests_do_not_pile_up(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(sysfs="none"))
     host.server.mute = True
     app = application(host, "--timeout=200ms")
@@ -228,10 +224,10 @@ def test_a_kernel_that_hangs_is_503_and_the_next_requests_do_not_pile_up(
     assert len(os.listdir("/proc/self/task")) <= threads
 
 
-# --- addresses ----------------------------------------------------------------------------------
+# --- listen addresses ---------------------------------------------------------------------------
 
 
-def test_no_host_is_every_address_of_both_families(serve: Callable[..., Server]) -> None:
+def test_an_address_without_host_listens_on_ipv4_and_ipv6(serve: Callable[..., Server]) -> None:
     server = serve(address=":0")
     assert server.request("GET", "/metrics")[0] == 200
     if socket.has_dualstack_ipv6():
@@ -241,22 +237,22 @@ def test_no_host_is_every_address_of_both_families(serve: Callable[..., Server])
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this host has no IPv6")
-def test_an_ipv6_address(serve: Callable[..., Server]) -> None:
+def test_an_ipv6_address_listens_on_ipv6(serve: Callable[..., Server]) -> None:
     server = serve(address="[::1]:0")
     with socket.create_connection(("::1", server.port), timeout=10) as client:
         client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.0 200 OK\r\n")
 
 
-def refused(address: str) -> subprocess.CompletedProcess[str]:
+def failed_start(address: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sriov_textfile", "serve", f"--web.listen-address={address}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
-def test_a_port_in_use_is_one_line_and_exit_1() -> None:
+def test_a_port_in_use_exits_1_with_a_one_line_message() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        done = refused(address)
+        done = failed_start(address)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert (
@@ -266,14 +262,14 @@ def test_a_port_in_use_is_one_line_and_exit_1() -> None:
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1:9808", "no.such.host.invalid:9808"])
-def test_an_address_that_is_not_this_hosts_is_one_line_and_exit_1(address: str) -> None:
-    done = refused(address)
+def test_an_address_of_another_host_exits_1_with_a_one_line_message(address: str) -> None:
+    done = failed_start(address)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert f"cannot listen on {address}: " in done.stderr
 
 
-def test_the_arguments_of_the_go_exporters_daemonset(tmp_path: Path) -> None:
+def test_serve_accepts_the_arguments_of_the_go_exporters_daemonset(tmp_path: Path) -> None:
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
     server = Server(
         f"--path.kubecgroup={tmp_path}/kubecgroup",
@@ -293,11 +289,13 @@ def test_the_arguments_of_the_go_exporters_daemonset(tmp_path: Path) -> None:
     assert 'sriov_scrape_collector_success{collector="kubepoddevice"} 0\n' in text
 
 
-# --- its end -----------------------------------------------------------------------------------
+# --- signals -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_exit_0(serve: Callable[..., Server], stop: signal.Signals) -> None:
+def test_a_signal_stops_the_server_with_exit_0(
+    serve: Callable[..., Server], stop: signal.Signals
+) -> None:
     server = serve()
     server.request("GET", "/metrics")
     server.process.send_signal(stop)

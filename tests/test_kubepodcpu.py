@@ -1,4 +1,4 @@
-"""kubepodcpu: which containers have CPUs to themselves, however the node lays out its cgroups."""
+"""kubepodcpu: the exclusive CPUs of containers, in every layout of cgroups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PODS = [
         UID,
         [
             SimulatedContainer("dataplane", A, "2-3,6", {"intel.com/sriov": ["0000:11:00.0"]}),
-            SimulatedContainer("sidecar", B),  # in the shared pool
+            SimulatedContainer("sidecar", B),  # runs in the shared pool
         ],
     ),
     SimulatedPod(
@@ -67,7 +67,7 @@ LAYOUTS = [
 ]
 
 
-def name_of(layout: Layout) -> str:
+def layout_id(layout: Layout) -> str:
     return f"v{layout.version}-{layout.driver}-{layout.runtime}" + "-nested" * layout.nested
 
 
@@ -99,7 +99,7 @@ def host(make_host: MakeHost) -> Host:
 
 
 def collect(host: Host, node: SimulatedNode, *flags: str) -> Run:
-    """Collect to a file, as a node does."""
+    """Collect into a file, as on a node."""
     path = host.root / "sriov.prom"
     arguments = [*node.flags, "--no-collector.kubepoddevice", f"--textfile.path={path}", *flags]
     run = host.collect(*arguments)
@@ -109,8 +109,8 @@ def collect(host: Host, node: SimulatedNode, *flags: str) -> Run:
 # --- every layout ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=name_of)
-def test_every_layout_gives_the_same_output(
+@pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
+def test_every_layout_has_the_same_output(
     host: Host, tmp_path: Path, layout: Layout, golden: Callable[[str, str], None]
 ) -> None:
     run = collect(host, SimulatedNode(tmp_path / "node", PODS, layout=layout))
@@ -119,8 +119,8 @@ def test_every_layout_gives_the_same_output(
     golden("kubepodcpu.prom", run.out)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=name_of)
-def test_the_seeds_default_path_leads_to_every_layout(
+@pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
+def test_the_go_exporters_default_path_works_for_every_layout(
     host: Host, tmp_path: Path, layout: Layout
 ) -> None:
     node = SimulatedNode(tmp_path / "node", PODS, layout=layout)
@@ -132,15 +132,17 @@ def test_the_seeds_default_path_leads_to_every_layout(
     assert f"path={node.cgroups}\n" in run.log
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=name_of)
-def test_a_whole_tree_of_cgroups_is_accepted(host: Host, tmp_path: Path, layout: Layout) -> None:
-    """As a pod has it that mounts /sys/fs/cgroup whatever the node's layout."""
+@pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
+def test_the_path_may_be_the_root_of_the_cgroup_tree(
+    host: Host, tmp_path: Path, layout: Layout
+) -> None:
+    """A pod can mount /sys/fs/cgroup on nodes of any layout."""
     node = SimulatedNode(tmp_path / "node", PODS, layout=layout)
     run = collect(host, node, f"--path.kubecgroup={tmp_path}/node/sys/fs/cgroup")
     assert sorted(pod_cpus(run)) == sorted(EXPECTED)
 
 
-def test_a_full_node(host: Host, tmp_path: Path) -> None:
+def test_all_exclusive_cpus_of_a_full_node_are_exported(host: Host, tmp_path: Path) -> None:
     pods = [
         SimulatedPod(
             f"pod-{pod}",
@@ -160,15 +162,15 @@ def test_a_full_node(host: Host, tmp_path: Path) -> None:
     assert len({uid for uid, *_ in pod_cpus(run)}) == 110
 
 
-def test_prefixes_of_other_cgroup_roots(host: Host, tmp_path: Path) -> None:
-    """As kind names them: kubelet-kubepods-burstable-pod<uid>.slice."""
+def test_cgroup_names_may_have_a_prefix(host: Host, tmp_path: Path) -> None:
+    """In kind they are called kubelet-kubepods-burstable-pod<uid>.slice."""
     node = SimulatedNode(tmp_path / "node", PODS)
     for path in sorted(node.cgroups.rglob("kubepods-*"), reverse=True):
         path.rename(path.with_name(f"kubelet-{path.name}"))
     assert sorted(pod_cpus(collect(host, node))) == sorted(EXPECTED)
 
 
-# --- who has CPUs of its own ------------------------------------------------------------------
+# --- exclusive CPUs ---------------------------------------------------------------------------
 
 
 def test_cpusets_are_compared_as_sets(host: Host, tmp_path: Path) -> None:
@@ -181,14 +183,14 @@ def test_cpusets_are_compared_as_sets(host: Host, tmp_path: Path) -> None:
 def test_a_container_with_an_outdated_shared_pool_has_no_exclusive_cpus(
     host: Host, tmp_path: Path
 ) -> None:
-    """The kubelet writes the checkpoint first and the cpusets of the pool some seconds later."""
+    """The kubelet writes the checkpoint first, and the cpusets of the pool some seconds later."""
     node = SimulatedNode(tmp_path / "node", PODS, pool="0-1,8-9")
     for pod, container in ((PODS[0], PODS[0].containers[1]), (PODS[1], PODS[1].containers[0])):
         (node.container(pod, container) / "cpuset.cpus").write_text("0-3,8-9\n")
     assert sorted(pod_cpus(collect(host, node))) == sorted(EXPECTED)
 
 
-def test_a_container_that_may_use_all_pod_cpus_has_no_exclusive_ones(
+def test_a_container_that_may_use_all_pod_cpus_has_no_exclusive_cpus(
     host: Host, tmp_path: Path
 ) -> None:
     node = SimulatedNode(tmp_path / "node", PODS)
@@ -197,7 +199,9 @@ def test_a_container_that_may_use_all_pod_cpus_has_no_exclusive_ones(
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["no file", "empty file"])
-def test_a_cpuset_that_is_not_set_is_none(host: Host, tmp_path: Path, missing: bool) -> None:
+def test_a_container_without_cpuset_has_no_exclusive_cpus(
+    host: Host, tmp_path: Path, missing: bool
+) -> None:
     node = SimulatedNode(tmp_path / "node", PODS)
     cpuset = node.container(PODS[0], PODS[0].containers[0]) / "cpuset.cpus"
     if missing:
@@ -208,7 +212,7 @@ def test_a_cpuset_that_is_not_set_is_none(host: Host, tmp_path: Path, missing: b
     assert (pod_cpus(run), run.log) == (EXPECTED[3:], "")
 
 
-def test_a_runtimes_monitor_is_not_a_container(host: Host, tmp_path: Path) -> None:
+def test_conmon_is_not_a_container(host: Host, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", PODS, layout=Layout(runtime="crio"))
     assert list(node.cgroups.rglob("crio-conmon-*.scope"))
     assert "15" not in {cpu for _, _, cpu, _ in pod_cpus(collect(host, node))}
@@ -228,9 +232,9 @@ def test_a_runtimes_monitor_is_not_a_container(host: Host, tmp_path: Path) -> No
         "\0\xff",
         '{"defaultCpuSet":"x"}',
     ],
-    ids=["missing", "empty", "half-written", "list", "no set", "binary", "no cpus"],
+    ids=["missing", "empty", "half-written", "list", "no cpuset", "binary", "invalid cpuset"],
 )
-def test_without_a_checkpoint_the_kubepods_set_alone_decides(
+def test_without_a_checkpoint_cpusets_are_compared_with_that_of_kubepods(
     host: Host, tmp_path: Path, content: str | None
 ) -> None:
     node = SimulatedNode(tmp_path / "node", PODS[:1], pool="0-15")
@@ -247,7 +251,7 @@ def test_without_a_checkpoint_the_kubepods_set_alone_decides(
     assert "level=warn" in run.log
 
 
-def test_a_checkpoint_of_a_hundred_kilobytes(host: Host, tmp_path: Path) -> None:
+def test_a_checkpoint_of_100_kb_is_read(host: Host, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", PODS)
     state = json.loads(node.checkpoint.read_text())
     state["entries"] = {f"{n:036x}": {"c": "0-1"} for n in range(2000)} | state["entries"]
@@ -256,7 +260,7 @@ def test_a_checkpoint_of_a_hundred_kilobytes(host: Host, tmp_path: Path) -> None
     assert (sorted(pod_cpus(run)), run.log) == (sorted(EXPECTED), "")
 
 
-# --- the CPUs of the host -----------------------------------------------------------------------
+# --- the host's CPUs ----------------------------------------------------------------------------
 
 
 def cpu_info(run: Run) -> dict[str, str]:
@@ -264,7 +268,7 @@ def cpu_info(run: Run) -> dict[str, str]:
     return {line.split('"')[1]: line.split('"')[3] for line in lines}
 
 
-def test_offline_cpus_gaps_and_nodes_with_only_memory(host: Host, tmp_path: Path) -> None:
+def test_offline_cpus_and_memory_only_nodes_are_left_out(host: Host, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", [], numa=("0,2-3", "", "16-17"))
     assert cpu_info(collect(host, node)) == {
         "cpu0": "0",
@@ -275,12 +279,12 @@ def test_offline_cpus_gaps_and_nodes_with_only_memory(host: Host, tmp_path: Path
     }
 
 
-def test_cpus_are_in_the_order_of_numbers(host: Host, tmp_path: Path) -> None:
+def test_cpus_are_sorted_by_number(host: Host, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", [], numa=("0-1,8-11", "2-7"))
     assert list(cpu_info(collect(host, node))) == [f"cpu{n}" for n in range(12)]
 
 
-def test_cpu_links_are_read_where_there_is_no_cpulist(host: Host, tmp_path: Path) -> None:
+def test_cpu_links_are_read_if_cpulist_is_missing(host: Host, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", [], numa=("0-1",))
     (node.nodes / "node0/cpulist").unlink()
     for name in ("cpu0", "cpu7", "cpumap", "cpulist.old"):
@@ -288,7 +292,7 @@ def test_cpu_links_are_read_where_there_is_no_cpulist(host: Host, tmp_path: Path
     assert cpu_info(collect(host, node)) == {"cpu0": "0", "cpu7": "0"}
 
 
-def test_a_cpu_without_a_known_node_has_an_empty_one(host: Host, tmp_path: Path) -> None:
+def test_a_cpu_without_a_known_numa_node_has_an_empty_label(host: Host, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", PODS[:1], numa=("0-3",), pool="0-1")
     assert pod_cpus(collect(host, node)) == [*EXPECTED[:2], (UID, A, "6", "")]
 
@@ -305,12 +309,12 @@ def test_a_cpu_without_a_known_node_has_an_empty_one(host: Host, tmp_path: Path)
         ("8191", {8191}),
     ],
 )
-def test_cpu_lists(text: str, cpus: set[int]) -> None:
+def test_cpu_lists_are_parsed(text: str, cpus: set[int]) -> None:
     assert parse_cpu_list(text) == cpus
 
 
 @pytest.mark.parametrize("text", ["a", "1-", "-1", "1-2-3", "0x1", "1;2", "0-99999999999", "٣"])
-def test_texts_that_are_not_a_cpu_list(text: str) -> None:
+def test_invalid_cpu_lists_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="is not a range of CPUs"):
         parse_cpu_list(text)
 
@@ -318,11 +322,11 @@ def test_texts_that_are_not_a_cpu_list(text: str) -> None:
 # --- failures -----------------------------------------------------------------------------------
 
 
-def test_the_error_about_missing_cgroups_names_every_place(host: Host, tmp_path: Path) -> None:
+def test_missing_cgroups_are_logged_with_every_path_tried(host: Host, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", PODS)
     run = collect(host, node, "--path.kubecgroup=/nowhere/cpuset/kubepods")
     assert success(run) == "0"
-    assert len(cpu_info(run)) == 16  # what was found before is written
+    assert len(cpu_info(run)) == 16  # the host's CPUs are still exported
     assert (
         "there are no pod cgroups at /nowhere/cpuset/kubepods or"
         " /nowhere/cpuset/kubepods.slice or /nowhere/kubepods.slice or /nowhere/kubepods;"
@@ -330,8 +334,8 @@ def test_the_error_about_missing_cgroups_names_every_place(host: Host, tmp_path:
     )
 
 
-def test_a_tree_without_pods_is_a_failure(host: Host, tmp_path: Path) -> None:
-    """As of a kubelet with a cgroup root of its own, which the program cannot guess."""
+def test_a_cgroup_tree_without_pods_fails_the_collector(host: Host, tmp_path: Path) -> None:
+    """A kubelet with --cgroup-root has them elsewhere, which the program cannot guess."""
     (tmp_path / "cgroup/kubelet.slice/kubelet-kubepods.slice").mkdir(parents=True)
     node = SimulatedNode(tmp_path / "node", PODS)
     run = collect(host, node, f"--path.kubecgroup={tmp_path}/cgroup")
@@ -339,7 +343,7 @@ def test_a_tree_without_pods_is_a_failure(host: Host, tmp_path: Path) -> None:
     assert f"{tmp_path}/cgroup/kubepods.slice or " in run.log
 
 
-def test_no_numa_topology(host: Host, tmp_path: Path) -> None:
+def test_a_missing_numa_topology_fails_the_collector(host: Host, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", PODS)
     run = collect(host, node, "--path.nodecpuinfo=/nowhere")
     assert success(run) == "0"
@@ -347,7 +351,7 @@ def test_no_numa_topology(host: Host, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["container", "pod", "qos"])
-def test_cgroups_that_disappear_between_two_reads_are_left_out(
+def test_cgroups_removed_during_a_collection_are_left_out(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
     node = SimulatedNode(tmp_path / "node", PODS)
@@ -372,7 +376,7 @@ def test_cgroups_that_disappear_between_two_reads_are_left_out(
     assert (run.log, success(run)) == ("", "1")
 
 
-def test_a_cpuset_that_cannot_be_read_costs_its_container_only(host: Host, tmp_path: Path) -> None:
+def test_an_invalid_cpuset_skips_only_its_container(host: Host, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", PODS)
     (node.container(PODS[4], PODS[4].containers[0]) / "cpuset.cpus").write_text("2-1-0\n")
     run = collect(host, node)
@@ -384,7 +388,7 @@ def test_a_cpuset_that_cannot_be_read_costs_its_container_only(host: Host, tmp_p
 # --- imports ------------------------------------------------------------------------------------
 
 
-def test_kubepodcpu_alone_needs_no_grpc(tmp_path: Path) -> None:
+def test_kubepodcpu_does_not_import_grpc(tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path / "node", PODS)
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=1)])
     flags = [*host.flags, *node.flags, "--no-collector.kubepoddevice"]

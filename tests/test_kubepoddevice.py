@@ -1,4 +1,4 @@
-"""kubepoddevice: the kubelet's response, from any implementation, and a kubelet without one."""
+"""kubepoddevice: the VFs of pods from the kubelet's PodResources API, and its failures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def success(run: Run) -> str | None:
 
 @pytest.fixture
 def collect(make_host: MakeHost) -> Callable[..., Run]:
-    """Collect on a host with one PF, with the kubelet's socket where a node has it."""
+    """Collect on a host with one PF from the kubelet socket of a node."""
     host = make_host(SimulatedPf(vfs=2))
 
     def collect(node: SimulatedNode, *flags: str) -> Run:
@@ -56,10 +56,10 @@ def collect(make_host: MakeHost) -> Callable[..., Run]:
     return collect
 
 
-# --- what is written ------------------------------------------------------------------------
+# --- exported devices -----------------------------------------------------------------------
 
 
-def test_a_vf_of_the_device_plugin(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_vf_of_the_device_plugin_is_exported(collect: Callable[..., Run], tmp_path: Path) -> None:
     simulated = node(tmp_path, pod("upf-0", {"intel.com/sriov": ["0000:3b:02.1"]}))
     with simulated.running():
         run = collect(simulated)
@@ -75,7 +75,7 @@ def test_a_vf_of_the_device_plugin(collect: Callable[..., Run], tmp_path: Path) 
     ("name", "address"),
     [("0000-08-00-1", "0000:08:00.1"), ("10000-af-1f-7", "10000:af:1f.7")],
 )
-def test_a_vf_of_a_dra_claim(
+def test_a_vf_of_a_dra_claim_is_exported(
     collect: Callable[..., Run], tmp_path: Path, name: str, address: str
 ) -> None:
     simulated = node(tmp_path, pod("du-0", {}, **{"sriovnetwork.k8snetworkplumbingwg.io": [name]}))
@@ -107,7 +107,7 @@ def test_devices_without_a_pci_address_are_left_out(
     assert run.log == ""
 
 
-def test_a_device_that_is_listed_twice_is_written_once(
+def test_a_device_listed_twice_is_exported_once(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
     simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"] * 2}))
@@ -117,7 +117,9 @@ def test_a_device_that_is_listed_twice_is_written_once(
     assert "code=repeated-series" in run.log
 
 
-def test_a_full_node_with_5000_devices(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_all_5000_devices_of_a_full_node_are_exported(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
     addresses = [f"{n >> 8:04x}:{n & 255:02x}:1f.7" for n in range(5000)]
     pods = []
     for number in range(110):
@@ -140,7 +142,7 @@ def test_a_full_node_with_5000_devices(collect: Callable[..., Run], tmp_path: Pa
     assert len({line.split('pod="')[1] for line in pod_devices(run)}) == 110
 
 
-def test_a_response_of_more_than_four_megabytes(
+def test_a_response_larger_than_4_mib_is_accepted(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
     devices = {f"vendor.example/{'x' * 200}{n}": [f"0000:{n:02x}:00.0"] * 100 for n in range(256)}
@@ -152,7 +154,7 @@ def test_a_response_of_more_than_four_megabytes(
     assert len(pod_devices(run)) == 16 * 256
 
 
-# --- a kubelet that is not ours -------------------------------------------------------------
+# --- other implementations of the API -------------------------------------------------------
 
 
 INDEPENDENT = """
@@ -182,7 +184,7 @@ message Future { bytes data = 1; fixed32 number = 2; }
 
 @pytest.fixture
 def independent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Messages that a protobuf compiler made of the API's field numbers, with unknown fields."""
+    """Messages compiled from the API's field numbers alone, with additional fields."""
     (tmp_path / "independent.proto").write_text(INDEPENDENT)
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{tmp_path}"]
     subprocess.run([*protoc, f"--python_out={tmp_path}", "independent.proto"], check=True)
@@ -192,7 +194,7 @@ def independent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @contextmanager
 def serving(path: Path, response: bytes) -> Iterator[None]:
-    """Serve a response as it is, without our messages."""
+    """Serve the bytes of a response as they are, without our protobuf messages."""
     server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_send_message_length", -1)])
     service, method = LIST.strip("/").split("/")
     handler: grpc.RpcMethodHandler[bytes, bytes]
@@ -208,7 +210,7 @@ def serving(path: Path, response: bytes) -> Iterator[None]:
         server.stop(None).wait()
 
 
-def test_an_independent_implementations_response_with_fields_we_do_not_know(
+def test_unknown_fields_of_another_implementation_are_ignored(
     collect: Callable[..., Run], tmp_path: Path, independent: Any
 ) -> None:
     pb = independent
@@ -262,8 +264,8 @@ def test_an_independent_implementations_response_with_fields_we_do_not_know(
     ]
 
 
-def test_the_generated_messages_are_those_of_the_proto_file(tmp_path: Path) -> None:
-    """If this fails: `make proto`."""
+def test_the_generated_messages_match_the_proto_file(tmp_path: Path) -> None:
+    """If this fails, run `make proto`."""
     folder = "sriov_textfile/kubelet"
     protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}"]
     command = [*protoc, f"--pyi_out={tmp_path}", f"{folder}/podresources.proto"]
@@ -272,11 +274,11 @@ def test_the_generated_messages_are_those_of_the_proto_file(tmp_path: Path) -> N
         assert (tmp_path / folder / name).read_text() == (PROJECT / folder / name).read_text()
 
 
-# --- a kubelet that does not answer ---------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------
 
 
 def assert_only_pods_are_missing(run: Run, message: str) -> None:
-    """One line says why, the collector failed, and all other metrics are there."""
+    """Check that one line is logged, the collector failed, and all other metrics are exported."""
     assert run.code == 0
     assert len(run.log.splitlines()) == 1, run.log
     assert f'level=error msg="{message}' in run.log
@@ -287,7 +289,7 @@ def assert_only_pods_are_missing(run: Run, message: str) -> None:
     assert run.value("sriov_scrape_collector_success", collector="vfstats") == "1"
 
 
-def test_no_socket(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_missing_socket_is_reported(collect: Callable[..., Run], tmp_path: Path) -> None:
     simulated = node(tmp_path)
     assert_only_pods_are_missing(
         collect(simulated),
@@ -296,20 +298,26 @@ def test_no_socket(collect: Callable[..., Run], tmp_path: Path) -> None:
     )
 
 
-def test_not_a_socket(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_file_instead_of_the_socket_is_reported(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
     simulated = node(tmp_path)
     simulated.socket.write_text("")
     assert_only_pods_are_missing(collect(simulated), f"nothing listens at {simulated.socket};")
 
 
-def test_a_socket_without_a_listener(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_socket_without_a_listener_is_reported(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
     simulated = node(tmp_path)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(simulated.socket))
     assert_only_pods_are_missing(collect(simulated), f"nothing listens at {simulated.socket};")
 
 
-def test_a_path_too_long_for_a_socket(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_is_reported(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
     simulated = node(tmp_path)
     simulated.socket = tmp_path / ("x" * 200)
     assert_only_pods_are_missing(
@@ -317,7 +325,7 @@ def test_a_path_too_long_for_a_socket(collect: Callable[..., Run], tmp_path: Pat
     )
 
 
-def test_not_permitted(tmp_path: Path) -> None:
+def test_a_socket_without_permission_is_reported(tmp_path: Path) -> None:
     simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"]}))
     command = [sys.executable, "-m", "sriov_textfile", "--collector.kubepoddevice"]
     command += [f"--path.kubeletSocket={simulated.socket}", "--no-collector.vfstats"]
@@ -331,7 +339,7 @@ def test_not_permitted(tmp_path: Path) -> None:
     assert 'sriov_scrape_collector_success{collector="kubepoddevice"} 0\n' in done.stdout
 
 
-def test_a_kubelet_without_the_api(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_kubelet_without_the_api_is_reported(collect: Callable[..., Run], tmp_path: Path) -> None:
     simulated = node(tmp_path)
     with simulated.running("lacks the API"):
         run = collect(simulated)
@@ -340,7 +348,7 @@ def test_a_kubelet_without_the_api(collect: Callable[..., Run], tmp_path: Path) 
     )
 
 
-def test_a_response_that_is_cut_off(collect: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_truncated_response_is_reported(collect: Callable[..., Run], tmp_path: Path) -> None:
     simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"]}))
     with simulated.running("is cut off"):
         run = collect(simulated)
@@ -349,7 +357,7 @@ def test_a_response_that_is_cut_off(collect: Callable[..., Run], tmp_path: Path)
     )
 
 
-def test_a_response_of_more_than_sixteen_megabytes(
+def test_a_response_larger_than_16_mib_is_reported(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
     simulated = node(tmp_path)
@@ -360,7 +368,7 @@ def test_a_response_of_more_than_sixteen_megabytes(
     )
 
 
-def test_a_connection_that_is_closed_in_the_middle(
+def test_a_connection_closed_by_the_kubelet_is_reported(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
     simulated = node(tmp_path)
@@ -390,7 +398,7 @@ def test_a_connection_that_is_closed_in_the_middle(
     )
 
 
-def test_a_kubelet_that_hangs_costs_less_than_the_timeout_and_no_other_metric(
+def test_a_hung_kubelet_leaves_time_for_all_other_metrics(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
     simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"]}))
@@ -405,7 +413,7 @@ def test_a_kubelet_that_hangs_costs_less_than_the_timeout_and_no_other_metric(
     )
 
 
-def test_a_kubelet_that_accepts_connections_and_sends_nothing(
+def test_a_kubelet_that_accepts_connections_but_sends_nothing_is_reported(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
     simulated = node(tmp_path)

@@ -1,4 +1,4 @@
-"""The log of a long-running process has a line where something changes, not at each collection."""
+"""Log: a long-running process logs a problem when it changes, not at each collection."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Clock:
 
 
 class Lines:
-    """The log of a process whose clock the test sets."""
+    """The log of a process, with a clock that the test sets."""
 
     def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
         self.clock = Clock()
         self.log = Log(format="json", clock=self.clock)
         self._capfd = capfd
 
-    def of(self, *problems: Problem, complete: bool = True) -> list[tuple[str, str]]:
-        """Return level and message of each line about a round with these failures."""
+    def after(self, *problems: Problem, complete: bool = True) -> list[tuple[str, str]]:
+        """Return level and message of each line logged after a collection with these problems."""
         self.log.problems("collection", {"error": problems}, complete)
         events = [json.loads(line) for line in self._capfd.readouterr().err.splitlines()]
         return [(event["level"], event["msg"]) for event in events]
@@ -44,63 +44,63 @@ REFUSED = Problem("kubelet", "/k.sock", "nothing listens", "start it")
 PF = Problem("rtnetlink", "ens1f0", "the kernel refused", "see dmesg")
 
 
-def test_a_problem_is_logged_when_it_appears_with_its_hint(lines: Lines) -> None:
-    assert lines.of(SOCKET) == [("error", "there is no socket; mount it")]
+def test_a_new_problem_is_logged_with_its_hint(lines: Lines) -> None:
+    assert lines.after(SOCKET) == [("error", "there is no socket; mount it")]
 
 
-def test_a_problem_that_lasts_is_not_logged_again(lines: Lines) -> None:
-    lines.of(SOCKET)
+def test_a_lasting_problem_is_not_logged_again(lines: Lines) -> None:
+    lines.after(SOCKET)
     lines.clock.now = 3599
-    assert lines.of(SOCKET) == []
+    assert lines.after(SOCKET) == []
 
 
-def test_a_problem_that_lasts_is_logged_once_an_hour(lines: Lines) -> None:
-    lines.of(SOCKET)
+def test_a_lasting_problem_is_logged_once_an_hour(lines: Lines) -> None:
+    lines.after(SOCKET)
     logged = []
-    for collection in range(1, 4 * 240):  # every 15 seconds, four hours long
+    for collection in range(1, 4 * 240):  # every 15 seconds for four hours
         lines.clock.now = 15 * collection
-        logged += lines.of(SOCKET)
+        logged += lines.after(SOCKET)
     assert logged == [("error", "there is no socket; mount it")] * 3
 
 
-def test_a_problem_that_is_over_is_logged(lines: Lines) -> None:
-    lines.of(SOCKET, PF)
-    assert lines.of(PF) == [("info", "resolved: there is no socket; mount it")]
-    assert lines.of(PF) == []
+def test_a_resolved_problem_is_logged_once(lines: Lines) -> None:
+    lines.after(SOCKET, PF)
+    assert lines.after(PF) == [("info", "resolved: there is no socket; mount it")]
+    assert lines.after(PF) == []
 
 
-def test_a_problem_that_changes_is_logged_without_being_over(lines: Lines) -> None:
-    lines.of(SOCKET)
-    assert lines.of(REFUSED) == [("error", "nothing listens; start it")]
+def test_a_changed_problem_is_logged_but_not_as_resolved(lines: Lines) -> None:
+    lines.after(SOCKET)
+    assert lines.after(REFUSED) == [("error", "nothing listens; start it")]
 
 
-def test_a_problem_that_comes_back_is_logged_again(lines: Lines) -> None:
-    lines.of(SOCKET)
-    lines.of()
-    assert lines.of(SOCKET) == [("error", "there is no socket; mount it")]
+def test_a_recurring_problem_is_logged_again(lines: Lines) -> None:
+    lines.after(SOCKET)
+    lines.after()
+    assert lines.after(SOCKET) == [("error", "there is no socket; mount it")]
 
 
-def test_a_problem_that_two_collectors_have_is_logged_once(lines: Lines) -> None:
-    assert len(lines.of(PF, PF)) == 1
+def test_a_problem_of_two_collectors_is_logged_once(lines: Lines) -> None:
+    assert len(lines.after(PF, PF)) == 1
     lines.clock.now = 3600
-    assert len(lines.of(PF, PF)) == 1
+    assert len(lines.after(PF, PF)) == 1
 
 
-def test_a_collection_that_was_cut_short_does_not_end_a_problem(lines: Lines) -> None:
-    lines.of(SOCKET, PF)
-    assert lines.of(SOCKET, complete=False) == []
-    assert lines.of(SOCKET, PF) == []
+def test_an_incomplete_collection_does_not_resolve_a_problem(lines: Lines) -> None:
+    lines.after(SOCKET, PF)
+    assert lines.after(SOCKET, complete=False) == []
+    assert lines.after(SOCKET, PF) == []
 
 
-def test_sources_do_not_end_each_others_problems(
+def test_a_source_does_not_resolve_problems_of_another(
     lines: Lines, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    lines.of(SOCKET)
+    lines.after(SOCKET)
     lines.log.problems("delivery", {"error": []})
     assert capfd.readouterr().err == ""
 
 
-def test_code_and_subject_are_fields_of_their_own(
+def test_code_and_subject_are_separate_fields(
     lines: Lines, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lines.log.problems("collection", {"warn": [PF]})

@@ -1,4 +1,4 @@
-"""--interval: a collection again and again, until the program is told to stop."""
+"""--interval: one collection per interval, until a signal stops the program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def host(make_host: MakeHost) -> Host:
 
 @pytest.fixture
 def start(host: Host) -> Iterator[Start]:
-    """Start the program with some flags, and end it with the test."""
+    """Start the program with the given flags, and kill it when the test ends."""
     started = []
 
     def start(*flags: str) -> subprocess.Popen[str]:
@@ -43,14 +43,14 @@ def start(host: Host) -> Iterator[Start]:
 
 
 def next_problem(program: subprocess.Popen[str]) -> str:
-    """Return the next line of the log after the one about the start."""
+    """Return the next line of the log, without the one about the start."""
     assert program.stderr
     line = program.stderr.readline()
     return program.stderr.readline() if "msg=started" in line else line
 
 
 def problems_of(program: subprocess.Popen[str]) -> list[str]:
-    """Return the whole log of a program that has ended, without the line about the start."""
+    """Return the rest of the log of an exited program, without the line about the start."""
     assert program.stderr
     return [line for line in program.stderr if "msg=started" not in line]
 
@@ -58,7 +58,7 @@ def problems_of(program: subprocess.Popen[str]) -> list[str]:
 def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < end, "it did not happen in 20 s"
+        assert time.monotonic() < end, "the condition was not met within 20 s"
         time.sleep(0.01)
 
 
@@ -69,13 +69,15 @@ def rx_bytes_of_vf_1(path: Path) -> int:
     return int(line.split()[-1])
 
 
-def test_the_first_collection_is_at_once(start: Start, tmp_path: Path) -> None:
+def test_the_first_collection_runs_at_once(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "sriov.prom"
     start("--interval=1h", f"--textfile.path={path}")
     wait_until(path.exists)
 
 
-def test_the_log_begins_with_what_runs_and_what_it_found(start: Start, tmp_path: Path) -> None:
+def test_the_log_starts_with_version_mode_path_and_device_counts(
+    start: Start, tmp_path: Path
+) -> None:
     path = tmp_path / "sriov.prom"
     program = start("--interval=1h", f"--textfile.path={path}")
     assert program.stderr
@@ -83,7 +85,7 @@ def test_the_log_begins_with_what_runs_and_what_it_found(start: Start, tmp_path:
     assert f"msg=started version={__version__} mode=loop path={path} pfs=1 vfs=2\n" in line
 
 
-def test_a_problem_that_lasts_is_logged_once(start: Start, host: Host, tmp_path: Path) -> None:
+def test_a_lasting_problem_is_logged_once(start: Start, host: Host, tmp_path: Path) -> None:
     path = tmp_path / "sriov.prom"
     host.pfs.clear()  # sysfs still has the PF, rtnetlink does not
     program = start("--interval=10ms", f"--textfile.path={path}")
@@ -95,7 +97,7 @@ def test_a_problem_that_lasts_is_logged_once(start: Start, host: Host, tmp_path:
     assert "code=unknown-netdev" in line
 
 
-def test_later_collections_see_what_was_counted_and_created_since(
+def test_later_collections_show_new_counts_and_new_vfs(
     start: Start, host: Host, tmp_path: Path
 ) -> None:
     path = tmp_path / "sriov.prom"
@@ -120,7 +122,7 @@ def test_without_a_path_each_collection_is_printed(start: Start) -> None:
     assert program.wait(10) == 0
 
 
-def test_a_reader_of_standard_output_that_goes_away_ends_it(start: Start) -> None:
+def test_a_closed_standard_output_stops_the_loop_with_exit_1(start: Start) -> None:
     program = start("--interval=10ms")
     assert program.stdout
     program.stdout.readline()
@@ -129,7 +131,7 @@ def test_a_reader_of_standard_output_that_goes_away_ends_it(start: Start) -> Non
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_at_once_between_collections(
+def test_a_signal_between_collections_stops_the_loop_at_once(
     start: Start, tmp_path: Path, stop: signal.Signals
 ) -> None:
     path = tmp_path / "sriov.prom"
@@ -142,7 +144,7 @@ def test_a_signal_ends_it_at_once_between_collections(
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_at_once_in_the_middle_of_a_collection(
+def test_a_signal_during_a_collection_stops_the_loop_at_once(
     start: Start, host: Host, tmp_path: Path, stop: signal.Signals
 ) -> None:
     host.server.mute = True
@@ -153,7 +155,7 @@ def test_a_signal_ends_it_at_once_in_the_middle_of_a_collection(
     assert problems_of(program) == []
 
 
-def test_signals_at_any_moment_leave_no_temporary_and_no_traceback(
+def test_a_signal_at_any_time_leaves_no_temporary_file_and_no_traceback(
     start: Start, tmp_path: Path
 ) -> None:
     path = tmp_path / "textfile/sriov.prom"
@@ -169,20 +171,18 @@ def test_signals_at_any_moment_leave_no_temporary_and_no_traceback(
         path.unlink()
 
 
-def test_a_collection_that_cannot_be_delivered_is_logged_and_the_next_one_runs(
-    start: Start, tmp_path: Path
-) -> None:
+def test_a_failed_write_is_logged_and_the_loop_goes_on(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "later"
     program = start("--interval=20ms", f"--textfile.path={folder}/sriov.prom")
     line = next_problem(program)
     assert f"cannot write {folder}/sriov.prom: No such file or directory" in line
-    time.sleep(0.2)  # some more collections fail the same way
+    time.sleep(0.2)  # more collections fail in the same way
     folder.mkdir()
     wait_until((folder / "sriov.prom").exists)
     assert 'msg="resolved: cannot write' in next_problem(program)
 
 
-def test_a_kernel_that_hangs_costs_its_collections_and_the_next_ones_run(
+def test_a_hung_kernel_fails_the_collection_and_the_loop_goes_on(
     start: Start, host: Host, tmp_path: Path
 ) -> None:
     path = tmp_path / "sriov.prom"

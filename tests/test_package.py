@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, the README's flag reference, and the direction of imports."""
+"""Packaging: the wheel, the zipapp, and documents that must match the code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_contains_exactly_the_package(wheel: zipfile.ZipFile) -> None:
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     sources = {
         str(path.relative_to(PROJECT))
@@ -38,7 +38,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
     assert "sriov_textfile/py.typed" in shipped
 
 
-def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_has_version_license_and_entry_point(wheel: zipfile.ZipFile) -> None:
     folder = f"sriov_textfile-{__version__}.dist-info"
     metadata = Parser().parsestr(wheel.read(f"{folder}/METADATA").decode())
     assert metadata["Version"] == __version__
@@ -57,18 +57,20 @@ def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_pyz(pyz: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program in one file on a Python that sees no installed package."""
+    """Run the zipapp with a Python that sees no installed packages."""
     command = [sys.executable, "-I", "-S", str(pyz), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_the_one_file_is_the_same_at_each_build(pyz: Path, tmp_path: Path) -> None:
+def test_the_zipapp_build_is_reproducible(pyz: Path, tmp_path: Path) -> None:
     zipapp.build(tmp_path / "again.pyz")
     assert (tmp_path / "again.pyz").read_bytes() == pyz.read_bytes()
     assert pyz.stat().st_mode & 0o777 == 0o755
 
 
-def test_the_one_file_writes_what_the_installed_program_writes(pyz: Path, tmp_path: Path) -> None:
+def test_the_zipapp_writes_the_same_metrics_as_the_installed_program(
+    pyz: Path, tmp_path: Path
+) -> None:
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
     node = SimulatedNode(tmp_path / "node", [])
     flags = [*host.flags, *node.flags, "--no-collector.kubepoddevice"]
@@ -91,7 +93,7 @@ def test_the_one_file_writes_what_the_installed_program_writes(pyz: Path, tmp_pa
         (["--interval=1s"], "schedule is not installed"),
     ],
 )
-def test_the_one_file_says_what_the_other_modes_need(
+def test_the_zipapp_reports_the_missing_packages_of_a_mode(
     pyz: Path, arguments: list[str], missing: str
 ) -> None:
     done = run_pyz(pyz, *arguments)
@@ -100,7 +102,7 @@ def test_the_one_file_says_what_the_other_modes_need(
     assert f"needs Python packages: {missing}; " in done.stderr
 
 
-def test_the_one_file_has_the_demo_but_for_its_kubelet(pyz: Path) -> None:
+def test_the_zipapp_runs_the_demo_without_its_kubelet(pyz: Path) -> None:
     done = run_pyz(pyz, "demo", "--pfs=2", "--vfs=4")
     assert done.returncode == 0
     assert (
@@ -111,21 +113,23 @@ def test_the_one_file_has_the_demo_but_for_its_kubelet(pyz: Path) -> None:
     assert "sriov_kubepodcpu{" in done.stdout
 
 
-def test_the_one_file_has_doctor(pyz: Path) -> None:
+def test_the_zipapp_runs_doctor(pyz: Path) -> None:
     done = run_pyz(pyz, "demo", "--pfs=2", "doctor")
     assert done.returncode == 0
     assert "\npods      not checked: --collector.kubepoddevice is off\n" in done.stdout
     assert done.stdout.endswith("\nNo findings. Not checked: pods, textfile.\n")
 
 
-def test_doctor_in_the_one_file_says_what_the_nics_details_need(pyz: Path, tmp_path: Path) -> None:
+def test_doctor_in_the_zipapp_reports_the_missing_package_for_nic_details(
+    pyz: Path, tmp_path: Path
+) -> None:
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
     done = run_pyz(pyz, "doctor", *host.flags)
     out = " ".join(done.stdout.split())
     assert "firmware and links: doctor needs Python packages: pyroute2 is not installed" in out
 
 
-def test_the_one_file_says_what_a_collector_needs_and_writes_the_rest(
+def test_the_zipapp_reports_the_missing_packages_of_a_collector_and_writes_the_rest(
     pyz: Path, tmp_path: Path
 ) -> None:
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
@@ -140,6 +144,6 @@ def test_the_changelog_has_this_version() -> None:
     assert f"## {__version__}" in (PROJECT / "CHANGELOG.md").read_text()
 
 
-def test_the_readme_has_the_flag_reference_of_the_table() -> None:
-    """If this fails: `python -m tools.flag_reference` writes it anew."""
+def test_the_readme_has_the_current_flag_reference() -> None:
+    """If this fails, run `python -m tools.flag_reference`."""
     assert flags.reference() in (PROJECT / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""Which packages a mode needs, and how to install them on this host."""
+"""Packages: which ones a mode needs, and how to install them on this host."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def message(mode: str) -> str:
     return str(error.value)
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
-    """Let pip report these versions, by package with underscores."""
+def fake_versions(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Make importlib.metadata report these versions; names have underscores for dashes."""
     version = metadata.version
     monkeypatch.setattr(
         metadata, "version", lambda name: versions.get(name.replace("-", "_")) or version(name)
@@ -31,11 +31,11 @@ def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["serve", "--interval", "kubepoddevice", "doctor"])
-def test_what_the_tests_have_installed_is_enough(mode: str) -> None:
+def test_the_test_environment_has_every_package(mode: str) -> None:
     packages.require(mode)
 
 
-def test_the_packages_and_versions_are_those_of_the_project() -> None:
+def test_packages_and_versions_match_pyproject() -> None:
     dependencies = PYPROJECT.read_text().split("\ndependencies = [")[1].split("\n]")[0]
     declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)', dependencies))
     needed = {
@@ -44,17 +44,15 @@ def test_the_packages_and_versions_are_those_of_the_project() -> None:
     assert needed == declared
 
 
-def test_all_missing_packages_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_missing_packages_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.setitem(sys.modules, "waitress", None)
     text = message("serve")
     assert "prometheus-client is not installed, waitress is not installed" in text
 
 
-def test_a_package_that_is_too_old_is_named_with_both_versions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    installed(monkeypatch, waitress="2.1.2")
+def test_an_old_package_is_reported_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_versions(monkeypatch, waitress="2.1.2")
     assert "waitress 2.1.2 is too old, 3.0.1 is needed" in message("serve")
 
 
@@ -62,47 +60,45 @@ def test_a_package_that_is_too_old_is_named_with_both_versions(
     ("version", "enough"),
     [("3.0.1", True), ("3.0.10", True), ("3.1", True), ("10.0", True), ("3.0", False)],
 )
-def test_versions_are_compared_by_number(
+def test_versions_are_compared_numerically(
     monkeypatch: pytest.MonkeyPatch, version: str, enough: bool
 ) -> None:
-    installed(monkeypatch, waitress=version)
+    fake_versions(monkeypatch, waitress=version)
     if enough:
         packages.require("serve")
     else:
         assert f"waitress {version} is too old" in message("serve")
 
 
-def advice(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return how to install a package that is missing."""
+def hint(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the hint for a missing package."""
     monkeypatch.setitem(sys.modules, "schedule", None)
     return message("--interval").partition("; ")[2]
 
 
-def test_in_a_virtual_environment_its_own_pip_installs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_venv_the_hint_uses_its_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", "/opt/venv")
-    assert advice(monkeypatch) == "/opt/venv/bin/pip install 'schedule>=1.2'"
+    assert hint(monkeypatch) == "/opt/venv/bin/pip install 'schedule>=1.2'"
 
 
-def test_a_python_that_its_distribution_manages_needs_a_virtual_environment(
+def test_with_an_externally_managed_python_the_hint_creates_a_venv(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "EXTERNALLY-MANAGED").touch()
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    assert "-m venv /opt/sriov-textfile && /opt/sriov-textfile/bin/pip install" in advice(
-        monkeypatch
-    )
+    assert "-m venv /opt/sriov-textfile && /opt/sriov-textfile/bin/pip install" in hint(monkeypatch)
 
 
-def test_another_python_installs_with_its_pip(
+def test_with_any_other_python_the_hint_uses_its_pip(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    assert advice(monkeypatch) == f"{sys.executable} -m pip install 'schedule>=1.2'"
+    assert hint(monkeypatch) == f"{sys.executable} -m pip install 'schedule>=1.2'"
 
 
-def test_a_long_running_mode_refuses_to_start_with_an_old_package() -> None:
+def test_serve_does_not_start_with_an_old_package() -> None:
     code = (
         "import sys; from importlib import metadata\n"
         "metadata.version = lambda name: '0.1'\n"

@@ -1,4 +1,4 @@
-"""The simulated host says what a real one would, byte by byte where it is bytes."""
+"""Simulator: the same sysfs links and the same netlink bytes as a real host."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.rtnetlink import encode_link
 from tests import peers
 from tests.conftest import CAPTURES, MakeHost
-from tests.test_decode_link import ALL, capture, list_offset
+from tests.test_decode_link import CAPTURED, capture, list_offset
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_the_vf_list_is_the_kernels_byte_by_byte(name: str) -> None:
+@pytest.mark.parametrize("name", CAPTURED)
+def test_the_vf_list_equals_the_kernels_byte_by_byte(name: str) -> None:
     reply = capture(name)
-    said = peers.as_said(decode_link(reply))
-    simulated = encode_link("x", "0000:10:00.0", bytes(6), len(said), said)
-    start, ours, length = list_offset(reply), list_offset(simulated), 4 + 296 * len(said)
+    vfs = peers.as_said(decode_link(reply))
+    simulated = encode_link("x", "0000:10:00.0", bytes(6), len(vfs), vfs)
+    start, ours, length = list_offset(reply), list_offset(simulated), 4 + 296 * len(vfs)
     assert simulated[ours : ours + length] == reply[start : start + length]
 
 
-def test_sysfs_has_the_links_that_a_real_host_has(tmp_path: Path) -> None:
-    """Every link of the simulated host is one of the host in the capture, and points alike."""
+def test_sysfs_matches_a_real_host(tmp_path: Path) -> None:
+    """Every simulated file and link exists in the capture, with the same content or target."""
     real = json.loads((CAPTURES / "igb-host-sysfs.json").read_text())
     pfs = [
         SimulatedPf(
@@ -55,7 +55,7 @@ def test_sysfs_has_the_links_that_a_real_host_has(tmp_path: Path) -> None:
         ).removesuffix("/class")
         for path in sorted(device.rglob("*")):
             name = f"{folder}/{path.relative_to(device)}"
-            if path.name == "driver":  # a real device lies deeper, below a bridge
+            if path.name == "driver":  # a real device is deeper in the tree, below a bridge
                 assert real[name].endswith(f"/bus/pci/drivers/{path.readlink().name}")
             elif path.is_symlink():
                 assert real[name] == f"-> {path.readlink()}"
@@ -65,7 +65,7 @@ def test_sysfs_has_the_links_that_a_real_host_has(tmp_path: Path) -> None:
         assert str((host.net / pf.netdev).readlink()).endswith(f"/{pf.address}/net/{pf.netdev}")
 
 
-def test_an_unknown_netdev_is_refused_as_the_kernel_refuses_it(make_host: MakeHost) -> None:
+def test_an_unknown_netdev_gets_the_same_error_as_from_the_kernel(make_host: MakeHost) -> None:
     host = make_host()
     request = rtnetlink._request("nosuch", 7)
     ours = host.server.answer(request)
@@ -73,7 +73,7 @@ def test_an_unknown_netdev_is_refused_as_the_kernel_refuses_it(make_host: MakeHo
         kernel.connect((0, 0))
         kernel.send(request)
         theirs = kernel.recv(4096)
-    # The port number in the header is the socket's own, and an echo of the request follows.
+    # Bytes 12 to 15 are the port number of the socket; an echo of the request follows byte 19.
     assert ours[:12] == theirs[:12]
     assert ours[16:20] == theirs[16:20]
     assert struct.unpack_from("=i", theirs, 16) == (-19,)

@@ -1,4 +1,4 @@
-"""The file: complete at any moment, readable by all, and unchanged if anything fails."""
+"""Textfile: always complete, world-readable, and unchanged if a write fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_file_is_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["sriov.prom"]
 
 
-def test_an_old_file_is_replaced_not_changed(tmp_path: Path) -> None:
+def test_an_old_file_is_replaced_not_modified(tmp_path: Path) -> None:
     path = tmp_path / "sriov.prom"
     path.write_bytes(b"old " * 1000)
     with path.open("rb") as reader:
@@ -37,7 +37,7 @@ def test_an_old_file_is_replaced_not_changed(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new\n"
 
 
-def test_a_path_without_folder_is_below_the_working_directory(
+def test_a_path_without_folder_is_in_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -46,7 +46,7 @@ def test_a_path_without_folder_is_below_the_working_directory(
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
-def test_the_file_is_readable_by_all_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+def test_the_file_is_world_readable_with_any_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         textfile.write(str(tmp_path / "sriov.prom"), b"metric 1\n")
@@ -55,13 +55,13 @@ def test_the_file_is_readable_by_all_whatever_the_umask(tmp_path: Path, umask: i
     assert stat.S_IMODE((tmp_path / "sriov.prom").stat().st_mode) == 0o644
 
 
-def test_a_name_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+def test_the_file_name_may_have_the_maximum_length(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 250 + ".prom")
     textfile.write(str(path), b"metric 1\n")
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_link_is_replaced_and_what_it_points_to_is_not_touched(tmp_path: Path) -> None:
+def test_a_symlink_is_replaced_and_its_target_is_unchanged(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("keep")
     (tmp_path / "sriov.prom").symlink_to(target)
@@ -70,16 +70,16 @@ def test_a_link_is_replaced_and_what_it_points_to_is_not_touched(tmp_path: Path)
     assert not (tmp_path / "sriov.prom").is_symlink()
 
 
-# --- temporaries ------------------------------------------------------------------------
+# --- temporary files --------------------------------------------------------------------
 
 
-def test_the_temporary_of_a_killed_run_is_swept(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_killed_run_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".sriov.prom.4711.00c0ffee.tmp").write_text("half a met")
     textfile.write(str(tmp_path / "sriov.prom"), b"metric 1\n")
     assert os.listdir(tmp_path) == ["sriov.prom"]
 
 
-def test_the_temporary_of_a_running_run_is_left_alone(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_concurrent_run_is_kept(tmp_path: Path) -> None:
     temporary = tmp_path / ".sriov.prom.4711.00c0ffee.tmp"
     with temporary.open("w") as other_run:
         fcntl.flock(other_run, fcntl.LOCK_EX)
@@ -87,7 +87,7 @@ def test_the_temporary_of_a_running_run_is_left_alone(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == [temporary.name, "sriov.prom"]
 
 
-def test_other_files_are_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_kept(tmp_path: Path) -> None:
     names = {
         ".sriov.prom~",
         ".sriov.prom.mine.tmp",
@@ -102,7 +102,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     assert names < set(os.listdir(tmp_path))
 
 
-def test_no_temporary_can_be_taken_for_metrics(
+def test_the_temporary_file_does_not_end_in_prom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
@@ -129,9 +129,7 @@ while True:
 """
 
 
-def test_a_reader_never_sees_half_a_file_when_writers_are_killed_at_any_moment(
-    tmp_path: Path,
-) -> None:
+def test_a_reader_never_sees_a_partial_file_when_writers_are_killed(tmp_path: Path) -> None:
     path = tmp_path / "sriov.prom"
     textfile.write(str(path), b"# START 0\n# END 0\n")
     reads = 0
@@ -157,7 +155,7 @@ def test_a_reader_never_sees_half_a_file_when_writers_are_killed_at_any_moment(
     assert os.listdir(tmp_path) == ["sriov.prom"]
 
 
-def test_runs_that_write_the_same_file_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_concurrent_runs_can_write_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "sriov.prom"
     code = (
         "import sys; from sriov_textfile.outputs import textfile\n"
@@ -179,8 +177,8 @@ def old_file(tmp_path: Path) -> Path:
     return path
 
 
-def assert_refused(run: Run, path: Path, message: str) -> None:
-    """The old file is there, nothing else is, and one line says why."""
+def assert_write_failed(run: Run, path: Path, message: str) -> None:
+    """Check that the old file is unchanged, no other file is left, and one line is logged."""
     assert run.code == 1
     assert len(run.log.splitlines()) == 1, run.log
     assert f"cannot write {path}: {message}; {path} is unchanged" in run.log
@@ -188,7 +186,7 @@ def assert_refused(run: Run, path: Path, message: str) -> None:
     assert os.listdir(path.parent) == ["sriov.prom"]
 
 
-def test_a_file_size_limit(make_host: MakeHost, old_file: Path) -> None:
+def test_a_file_size_limit_keeps_the_old_file(make_host: MakeHost, old_file: Path) -> None:
     host = make_host(SimulatedPf(vfs=64))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
@@ -196,31 +194,31 @@ def test_a_file_size_limit(make_host: MakeHost, old_file: Path) -> None:
         run = host.collect(f"--textfile.path={old_file}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert_refused(run, old_file, os.strerror(errno.EFBIG))
+    assert_write_failed(run, old_file, os.strerror(errno.EFBIG))
 
 
-@pytest.mark.parametrize("failing", ["fsync", "rename", "fchmod"])
-def test_a_step_that_fails(
-    make_host: MakeHost, old_file: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+@pytest.mark.parametrize("call", ["fsync", "rename", "fchmod"])
+def test_a_failed_system_call_keeps_the_old_file(
+    make_host: MakeHost, old_file: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     host = make_host(SimulatedPf())
 
     def fail(*unused: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(os, failing, fail)
+    monkeypatch.setattr(os, call, fail)
     run = host.collect(f"--textfile.path={old_file}")
-    assert_refused(run, old_file, os.strerror(errno.EIO))
+    assert_write_failed(run, old_file, os.strerror(errno.EIO))
 
 
-def may_mount() -> bool:
-    """Return whether this user can mount in a namespace of its own, as most containers forbid."""
+def can_mount() -> bool:
+    """Return whether this user can mount in a new namespace; most containers forbid it."""
     probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     return subprocess.run(probe, capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(not may_mount(), reason="this user or container cannot mount a full disk")
-def test_a_full_disk(old_file: Path) -> None:
+@pytest.mark.skipif(not can_mount(), reason="this user or container cannot mount a full disk")
+def test_a_full_disk_keeps_the_old_file(old_file: Path) -> None:
     script = f"""
         mount -t tmpfs -o size=16k tmpfs {old_file.parent}
         echo '# the old file' >{old_file}
@@ -235,7 +233,7 @@ def test_a_full_disk(old_file: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_unwritable_folder(old_file: Path) -> None:
+def test_an_unwritable_folder_keeps_the_old_file(old_file: Path) -> None:
     old_file.parent.chmod(0o555)
     command = [sys.executable, "-m", "sriov_textfile", "demo", f"--textfile.path={old_file}"]
     done = subprocess.run(
@@ -247,20 +245,20 @@ def test_an_unwritable_folder(old_file: Path) -> None:
     assert os.listdir(old_file.parent) == ["sriov.prom"]
 
 
-def test_a_missing_folder(make_host: MakeHost) -> None:
+def test_a_missing_folder_is_reported_with_a_hint(make_host: MakeHost) -> None:
     run = make_host().collect("--textfile.path=/nowhere/sriov.prom")
     assert run.code == 1
     assert "cannot write /nowhere/sriov.prom: No such file or directory" in run.log
     assert "create the folder /nowhere" in run.log
 
 
-def test_a_file_system_that_accepts_no_new_files(make_host: MakeHost) -> None:
+def test_a_file_system_without_new_files_is_reported_with_a_hint(make_host: MakeHost) -> None:
     run = make_host().collect("--textfile.path=/proc/sriov.prom")
     assert run.code == 1
     assert "/proc accepts no new files; choose another --textfile.path" in run.log
 
 
-def test_a_folder_in_the_files_place(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_folder_at_the_path_is_reported_and_kept(make_host: MakeHost, tmp_path: Path) -> None:
     (tmp_path / "textfile/sriov.prom").mkdir(parents=True)
     run = make_host().collect(f"--textfile.path={tmp_path}/textfile/sriov.prom")
     assert run.code == 1

@@ -1,4 +1,4 @@
-"""vfstats: which reader serves which VF, and what is left out."""
+"""vfstats: VF counters from sysfs and netlink, and which reader serves which VF."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def skipped(run: Run, collector: str = "vfstats") -> str | None:
 
 
 @pytest.mark.parametrize("shape", ["folder", "file"])
-def test_both_shapes_of_sysfs_statistics_give_the_same_lines(
+def test_both_shapes_of_sysfs_statistics_have_the_same_output(
     make_host: MakeHost, shape: str
 ) -> None:
     host = make_host(SimulatedPf(vfs=2, sysfs=shape))  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def test_both_shapes_of_sysfs_statistics_give_the_same_lines(
     assert sorted(run.vf_samples()) == sorted(expected)
 
 
-def test_every_counter_that_the_driver_names_is_written(make_host: MakeHost) -> None:
+def test_every_counter_that_the_driver_publishes_is_exported(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=1))
     (stats(host, 0) / "tx_spoofed").write_text("77\n")
     run = host.collect()
@@ -64,7 +64,7 @@ def test_every_counter_that_the_driver_names_is_written(make_host: MakeHost) -> 
 
 
 @pytest.mark.parametrize("text", ["18446744073709551615", "9223372036854775808", "0", "007"])
-def test_counters_are_written_in_full(make_host: MakeHost, text: str) -> None:
+def test_counters_are_exported_as_exact_integers(make_host: MakeHost, text: str) -> None:
     host = make_host(SimulatedPf(vfs=1))
     (stats(host, 0) / "rx_bytes").write_text(f"{text}\n")
     assert rx_bytes(host.collect()) == {0: int(text)}
@@ -74,9 +74,7 @@ def test_counters_are_written_in_full(make_host: MakeHost, text: str) -> None:
     "text",
     ["", "-1", "1.5", "0x10", "1e3", "12 34", "1_0", "N/A", "٣", "18446744073709551616", "9" * 500],
 )
-def test_a_text_that_is_not_a_counter_is_skipped_logged_and_counted(
-    make_host: MakeHost, text: str
-) -> None:
+def test_an_invalid_counter_is_skipped_logged_and_counted(make_host: MakeHost, text: str) -> None:
     host = make_host(SimulatedPf(vfs=2))
     (stats(host, 0) / "rx_bytes").write_text(f"{text}\n")
     run = host.collect()
@@ -86,7 +84,7 @@ def test_a_text_that_is_not_a_counter_is_skipped_logged_and_counted(
     assert (success(run), skipped(run)) == ("1", "1")
 
 
-def test_a_file_too_large_to_be_read_whole_is_skipped(make_host: MakeHost) -> None:
+def test_an_oversized_file_is_skipped(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=1, sysfs="file"))
     padding = "x" * (65536 - len("rx_bytes : 123456"))
     stats(host, 0).write_text(f"{padding}\nrx_bytes : 123456789012345\n")
@@ -97,7 +95,7 @@ def test_a_file_too_large_to_be_read_whole_is_skipped(make_host: MakeHost) -> No
 
 
 @pytest.mark.parametrize("name", ["rx-bytes", "rx bytes", "rx_bytes{a=1}", "größe"])
-def test_a_name_that_cannot_be_a_metric_name_is_skipped(make_host: MakeHost, name: str) -> None:
+def test_a_counter_with_an_invalid_metric_name_is_skipped(make_host: MakeHost, name: str) -> None:
     host = make_host(SimulatedPf(vfs=1))
     (stats(host, 0) / name).write_text("1\n")
     run = host.collect()
@@ -106,7 +104,7 @@ def test_a_name_that_cannot_be_a_metric_name_is_skipped(make_host: MakeHost, nam
     assert skipped(run) == "1"
 
 
-def test_symbolic_links_are_not_followed(make_host: MakeHost, tmp_path: Path) -> None:
+def test_a_symlink_among_the_counters_is_not_followed(make_host: MakeHost, tmp_path: Path) -> None:
     host = make_host(SimulatedPf(vfs=1))
     (tmp_path / "secret").write_text("42\n")
     (stats(host, 0) / "leak").symlink_to(tmp_path / "secret")
@@ -116,7 +114,7 @@ def test_symbolic_links_are_not_followed(make_host: MakeHost, tmp_path: Path) ->
     assert skipped(run) == "1"
 
 
-def test_a_link_in_place_of_the_statistics_is_not_followed(
+def test_a_symlink_in_place_of_the_statistics_is_not_followed(
     make_host: MakeHost, tmp_path: Path
 ) -> None:
     host = make_host(SimulatedPf(vfs=1))
@@ -152,7 +150,7 @@ def test_malformed_lines_in_the_single_file_are_skipped(make_host: MakeHost) -> 
 # --- netlink ----------------------------------------------------------------------------
 
 
-def test_netlink_has_all_counters_of_the_kernel(make_host: MakeHost) -> None:
+def test_netlink_serves_all_counters_of_the_kernel(make_host: MakeHost) -> None:
     run = make_host(SimulatedPf(vfs=1, sysfs="none")).collect()
     assert {line.split("{")[0] for line in run.vf_samples()} == {
         f"sriov_vf_{name}" for name in NETLINK_COUNTERS
@@ -160,12 +158,12 @@ def test_netlink_has_all_counters_of_the_kernel(make_host: MakeHost) -> None:
 
 
 @pytest.mark.parametrize("vfs", [0, 1, 221, 222, 256, 1024])
-def test_no_vf_is_lost_however_many_there_are(make_host: MakeHost, vfs: int) -> None:
+def test_no_vf_is_lost_at_any_number_of_vfs(make_host: MakeHost, vfs: int) -> None:
     host = make_host(SimulatedPf(vfs=vfs, sysfs="none", vf_driver="vfio-pci"))
     assert rx_bytes(host.collect()) == {vf: 1000 * vf + 3 for vf in range(vfs)}
 
 
-def test_the_kernel_is_asked_once_for_each_pf(make_host: MakeHost) -> None:
+def test_the_kernel_is_asked_once_per_pf(make_host: MakeHost) -> None:
     host = make_host(
         SimulatedPf(vfs=4, sysfs="none"),
         SimulatedPf(address="0000:20:00.0", netdev="b", vfs=4, sysfs="none"),
@@ -174,14 +172,14 @@ def test_the_kernel_is_asked_once_for_each_pf(make_host: MakeHost) -> None:
     assert host.server.requests == {"ens1f0": 1, "b": 1}
 
 
-def test_counters_of_2_to_the_63_and_more_are_not_negative(make_host: MakeHost) -> None:
+def test_counters_above_2_to_the_63_are_not_negative(make_host: MakeHost) -> None:
     run = make_host(SimulatedPf(vfs=1, sysfs="none", first_count=2**64 - 100)).collect()
     assert rx_bytes(run) == {0: 2**64 - 97}
 
 
 def test_an_unknown_netdev_points_to_the_network_namespace(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=1, sysfs="none"))
-    host.pfs.clear()  # sysfs still shows the PF, rtnetlink knows it no more
+    host.pfs.clear()  # sysfs still has the PF, rtnetlink does not
     run = host.collect()
     assert run.code == 0
     assert run.vf_samples() == []
@@ -190,7 +188,7 @@ def test_an_unknown_netdev_points_to_the_network_namespace(make_host: MakeHost) 
     assert (success(run), success(run, "pfinfo")) == ("0", "1")
 
 
-def test_a_pf_without_a_link_does_not_cost_the_others(make_host: MakeHost) -> None:
+def test_a_pf_without_a_link_does_not_affect_the_others(make_host: MakeHost) -> None:
     host = make_host(
         SimulatedPf(vfs=1, sysfs="none"),
         SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1, sysfs="none"),
@@ -201,7 +199,7 @@ def test_a_pf_without_a_link_does_not_cost_the_others(make_host: MakeHost) -> No
     assert success(run) == "0"
 
 
-def test_a_reply_that_cannot_be_decoded_is_logged(make_host: MakeHost) -> None:
+def test_an_undecodable_reply_is_logged_and_fails_the_collector(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=4, sysfs="none"))
     describe = host.server.describe
     host.server.describe = lambda netdev, number: (describe(netdev, number) or b"")[:-8]
@@ -211,7 +209,7 @@ def test_a_reply_that_cannot_be_decoded_is_logged(make_host: MakeHost) -> None:
     assert success(run) == "0"
 
 
-def test_a_reply_about_another_netdev_is_refused(make_host: MakeHost) -> None:
+def test_a_reply_about_another_netdev_is_rejected(make_host: MakeHost) -> None:
     host = make_host(
         SimulatedPf(vfs=1, sysfs="none"),
         SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1, sysfs="none", first_count=500),
@@ -225,7 +223,7 @@ def test_a_reply_about_another_netdev_is_refused(make_host: MakeHost) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 5, 4096, 2**31])
-def test_a_refusal_of_any_code_costs_its_pf_only(make_host: MakeHost, code: int) -> None:
+def test_an_error_from_the_kernel_affects_only_its_pf(make_host: MakeHost, code: int) -> None:
     host = make_host(
         SimulatedPf(vfs=1, sysfs="none"),
         SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1, sysfs="none"),
@@ -246,12 +244,10 @@ def test_a_late_reply_to_an_earlier_request_is_ignored(make_host: MakeHost) -> N
     assert rx_bytes(host.collect()) == {0: 3, 1: 1003}
 
 
-# --- which reader -----------------------------------------------------------------------
+# --- reader priority --------------------------------------------------------------------
 
 
-def test_netlink_is_not_asked_where_sysfs_has_everything(
-    make_host: MakeHost,
-) -> None:
+def test_netlink_is_not_asked_if_sysfs_has_all_counters(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=2))
     run = host.collect()
     assert host.server.requests == {}
@@ -264,7 +260,7 @@ def test_a_vf_without_sysfs_counters_is_read_by_netlink(make_host: MakeHost) -> 
     run = host.collect()
     assert rx_bytes(run) == {0: 3, 1: 1003, 2: 2003}
     errors = [line for line in run.vf_samples() if line.startswith("sriov_vf_tx_errors")]
-    assert len(errors) == 2  # netlink has no error counter, and absent is not zero
+    assert len(errors) == 2  # netlink has none, and absent is not zero
     assert 'reader="sysfs,netlink"' in run.out
     assert host.server.requests == {"ens1f0": 1}
 
@@ -294,7 +290,7 @@ def test_with_vfstats_off_no_counters_are_read(make_host: MakeHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "left"),
+    ("flag", "netdevs"),
     [
         ("--collector.pf-include=^ens", ["ens1f0", "ens2f0"]),
         ("--collector.pf-include=2f", ["ens2f0"]),
@@ -302,8 +298,8 @@ def test_with_vfstats_off_no_counters_are_read(make_host: MakeHost) -> None:
         ("--collector.pf-include=nothing", []),
     ],
 )
-def test_pfs_are_chosen_by_regular_expressions(
-    make_host: MakeHost, flag: str, left: list[str]
+def test_pfs_are_selected_by_regular_expressions(
+    make_host: MakeHost, flag: str, netdevs: list[str]
 ) -> None:
     names = ("ens1f0", "ens2f0", "ib0")
     host = make_host(
@@ -317,10 +313,10 @@ def test_pfs_are_chosen_by_regular_expressions(
         line.split('pf="')[1].split('"')[0]
         for line in run.out.splitlines()
         if line.startswith("sriov_pf_info")
-    ] == left
+    ] == netdevs
 
 
-# --- from one collection to the next ----------------------------------------------------
+# --- successive collections -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sysfs", ["folder", "file", "none"])
@@ -333,7 +329,9 @@ def test_counters_grow_from_one_collection_to_the_next(make_host: MakeHost, sysf
 
 
 @pytest.mark.parametrize("sysfs", ["folder", "file", "none"])
-def test_vfs_that_are_created_and_removed_are_noticed(make_host: MakeHost, sysfs: str) -> None:
+def test_created_and_removed_vfs_show_in_the_next_collection(
+    make_host: MakeHost, sysfs: str
+) -> None:
     host = make_host(SimulatedPf(vfs=2, sysfs=sysfs))  # type: ignore[arg-type]
     assert list(rx_bytes(host.collect())) == [0, 1]
     host.set_vfs(host.pfs[0], 5)

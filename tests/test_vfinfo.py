@@ -1,4 +1,4 @@
-"""vfinfo: how each VF is configured, from rtnetlink and sysfs."""
+"""vfinfo: the configuration of each VF, from rtnetlink and sysfs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def info(run: Run) -> list[dict[str, str]]:
     return found
 
 
-def test_a_whole_output(make_host: MakeHost, golden: Callable[[str, str], None]) -> None:
+def test_output_for_a_host_with_two_pfs(
+    make_host: MakeHost, golden: Callable[[str, str], None]
+) -> None:
     run = make_host(
         SimulatedPf(vfs=4, vf_driver="iavf"),
         SimulatedPf(address="0000:20:00.0", netdev="", vfs=1, vf_driver="vfio-pci"),
@@ -29,7 +31,7 @@ def test_a_whole_output(make_host: MakeHost, golden: Callable[[str, str], None])
     golden("vfinfo.prom", run.out)
 
 
-def test_every_label_is_there(make_host: MakeHost) -> None:
+def test_a_vf_has_every_label(make_host: MakeHost) -> None:
     run = make_host(SimulatedPf(vfs=4)).collect("--collector.vfinfo")
     assert info(run)[3] == {
         "driver": "iavf",
@@ -49,12 +51,12 @@ def test_every_label_is_there(make_host: MakeHost) -> None:
     assert info(run)[3]["mac"].endswith(":00:03")
 
 
-def test_no_vlan_is_empty(make_host: MakeHost) -> None:
+def test_without_a_vlan_its_labels_are_empty(make_host: MakeHost) -> None:
     first = info(make_host(SimulatedPf(vfs=1)).collect("--collector.vfinfo"))[0]
     assert (first["vlan"], first["qos"], first["vlan_proto"]) == ("", "", "")
 
 
-def test_rates_are_written_only_where_they_are_set(make_host: MakeHost) -> None:
+def test_only_configured_rates_are_exported(make_host: MakeHost) -> None:
     run = make_host(SimulatedPf(vfs=4)).collect("--collector.vfinfo")
     rates = {name: value for name, value in run.samples.items() if "_tx_rate_mbps{" in name}
     labels = 'numa_node="0",pciAddr="0000:11:00.2",pf="ens1f0",vf="2"'
@@ -75,7 +77,7 @@ def test_the_kernel_is_asked_once_for_counters_and_configuration(
     assert host.server.requests == {"ens1f0": 1}
 
 
-def test_without_a_link_there_are_the_labels_from_sysfs(make_host: MakeHost) -> None:
+def test_without_a_link_the_labels_from_sysfs_are_kept(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=1))
     host.pfs.clear()
     run = host.collect("--collector.vfinfo")
@@ -85,5 +87,5 @@ def test_without_a_link_there_are_the_labels_from_sysfs(make_host: MakeHost) -> 
     assert run.value("sriov_scrape_collector_success", collector="vfstats") == "1"
 
 
-def test_it_is_off_by_default(make_host: MakeHost) -> None:
+def test_vfinfo_is_off_by_default(make_host: MakeHost) -> None:
     assert info(make_host(SimulatedPf(vfs=1)).collect()) == []
