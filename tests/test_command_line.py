@@ -331,6 +331,7 @@ def test_demo_vfs_are_idle_or_drop_a_small_share_of_packets() -> None:
         name: [int(value) for value in re.findall(rf"^sriov_vf_{name}{{.*}} (\d+)$", out, re.M)]
         for name in ("rx_packets", "rx_dropped")
     }
+    assert len(samples["rx_packets"]) == 16
     for packets, dropped in zip(samples["rx_packets"], samples["rx_dropped"], strict=True):
         assert packets > 100_000_000 or packets == 0
         assert dropped <= packets / 10_000

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sriov_textfile import flags
+from sriov_textfile import __version__, flags
 from sriov_textfile.gather import Gatherer
 from sriov_textfile.log import Log
 from sriov_textfile.outputs.http import Application, TokenBucket
@@ -80,6 +80,14 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     for server in servers:
         server.process.kill()
         server.process.communicate()
+
+
+def test_the_log_begins_with_version_address_and_what_was_found(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
+    fields = f"version={__version__} mode=serve address=127.0.0.1:{server.port} pfs=1 vfs=2\n"
+    assert server.log.endswith(f" level=info msg=started {fields}")
 
 
 # --- responses ------------------------------------------------------------------------------
