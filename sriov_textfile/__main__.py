@@ -1,4 +1,4 @@
-"""Makes `python -m sriov_textfile` the same program as `sriov-textfile`."""
+"""The entry point of `sriov-textfile` and of `python -m sriov_textfile`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""From the command line to one command, and to an exit code.
+"""The command line: runs one command and returns its exit code.
 
-0: the metrics were delivered, or doctor has no findings; 1: they could not be delivered, or
+Exit code 0: the metrics were delivered, or doctor has no findings; 1: the command failed, or
 doctor has findings; 2: the command line is wrong.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 from sriov_textfile import __version__, flags
 from sriov_textfile.gather import Gatherer, GatherError
-from sriov_textfile.log import Log, say
+from sriov_textfile.log import Log, write_line
 from sriov_textfile.outputs import once
 
 TYPE_CHECKING = False
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from sriov_textfile.simulate.host import SimulatedHost
 
 _COMMANDS = {
-    "collect": "collect once, to --textfile.path=FILE.prom or standard output; with"
-    " --interval=15s in a loop until SIGTERM (the default command)",
-    "serve": "answer GET /metrics on --web.listen-address until SIGTERM",
-    "doctor": "show every PF and VF, and explain why a metric is missing; takes the flags of the"
-    " service that it examines",
+    "collect": "collect once and print the metrics, or write them to --textfile.path=FILE.prom;"
+    " with --interval=15s, repeat until SIGTERM (the default command)",
+    "serve": "serve GET /metrics over HTTP on --web.listen-address, until SIGTERM",
+    "doctor": "show every PF and VF, and explain why a metric is missing; run it with the flags of"
+    " your service",
     "demo": "run any command on a simulated host: demo [COMMAND]",
-    "help": "print this help, or that of a command: help COMMAND",
+    "help": "print this help, or the help of a command: help COMMAND",
     "version": "print the version",
 }
-_PURPOSE = "Metrics of SR-IOV virtual functions, and of the pods and CPUs that use them."
+_PURPOSE = "Metrics for SR-IOV virtual functions, and for the pods and CPUs that use them."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program with the arguments of its command line and return its exit code."""
+    """Run the program and return its exit code; `arguments` defaults to the command line."""
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
     except flags.FlagError as error:
-        say(f"sriov-textfile: {error}")
+        write_line(f"sriov-textfile: {error}")
         return 2
 
 
 def run(arguments: Sequence[str], host: SimulatedHost | None = None) -> int:
-    """Run a command and return the exit code, with a simulated host in place of the kernel.
+    """Run a command and return its exit code; `host` is a simulated host to run it on.
 
     Raises FlagError.
     """
@@ -68,20 +68,20 @@ def run(arguments: Sequence[str], host: SimulatedHost | None = None) -> int:
 
 
 def _command(words: Sequence[str]) -> str:
-    """Return the command; raises FlagError for anything but one that can run."""
+    """Return the command to run; raises FlagError if the words are not one command."""
     if not words:
         return "collect"
     command, *more = words
     if command in ("true", "false"):
         raise flags.FlagError(
-            f"unexpected word {command}; give a boolean flag its value as --flag={command}"
+            f"unexpected argument {command}; set a boolean flag with --flag={command}"
         )
     if command not in ("collect", "serve", "doctor"):
         near = flags.similar(command, _COMMANDS)
         hint = f"did you mean {near}?" if near else f"commands: {', '.join(_COMMANDS)}"
         raise flags.FlagError(f"unknown command {command}; {hint}")
     if more:
-        raise flags.FlagError(f"unexpected word {more[0]} after {command}; see --help")
+        raise flags.FlagError(f"unexpected argument {more[0]} after {command}; see --help")
     return command
 
 
@@ -121,11 +121,11 @@ def _demo(arguments: Sequence[str], command: str, values: flags.Values) -> int:
             code = run([*paths, *arguments], host)
         if command == "collect" and not values[flags.TEXTFILE_PATH]:
             for line in demo.next_steps(values[flags.PFS]).splitlines():
-                say(line)
-    except OSError as error:  # The demo's own: the program itself handles those of the host.
-        say(
-            f"sriov-textfile: the demo cannot create its simulated host: {error};"
-            " set TMPDIR to a folder that you can write to"
+                write_line(line)
+    except OSError as error:  # From creating the host: run() handles the errors of a collection.
+        write_line(
+            f"sriov-textfile: cannot create the simulated host: {error};"
+            " set TMPDIR to a writable directory"
         )
         return 1
     return code
@@ -136,11 +136,11 @@ def _collect(config: Config, log: Log) -> int:
     try:
         once.collect(gatherer, config.textfile_path)
         if not config.textfile_path and gatherer.count() == (0, 0):
-            say("sriov-textfile: found no PF; run sriov-textfile doctor to see why")
+            write_line("sriov-textfile: found no PF; run sriov-textfile doctor to see why")
     except once.DeliveryError as error:
         log.problems("delivery", {"error": [error.problem]})
         return 1
-    except GatherError:  # The log has it already.
+    except GatherError:  # The collection has logged the cause.
         pass
     return 0
 
@@ -177,20 +177,20 @@ def _serve(config: Config, log: Log) -> int:
 def _log_start(gatherer: Gatherer, log: Log, mode: str, **where: str) -> None:
     try:
         pfs, vfs = gatherer.count()
-    except GatherError:  # Each collection reports why.
+    except GatherError:  # Each collection logs the cause.
         log.info("started", version=__version__, mode=mode, **where)
     else:
         log.info("started", version=__version__, mode=mode, **where, pfs=pfs, vfs=vfs)
 
 
 def _missing(mode: str) -> int:
-    """Return 1, after a message, if a package is missing that the mode needs; else 0."""
+    """Print a message and return 1 if the mode lacks a Python package; else return 0."""
     from sriov_textfile import packages
 
     try:
         packages.require(mode)
     except packages.MissingPackageError as error:
-        say(f"sriov-textfile: {error}")
+        write_line(f"sriov-textfile: {error}")
         return 1
     return 0
 
@@ -201,7 +201,7 @@ def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
     try:
         report = examine.examine(config, host.nic if host else None)
     except examine.ExamineError as error:
-        say(f"sriov-textfile: {error}")
+        write_line(f"sriov-textfile: {error}")
         return 1
     report.findings = findings.findings(report)
     text = show.as_json(report) if json else show.as_text(report, *show.terminal())
@@ -210,9 +210,9 @@ def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
 
 def _show(text: str) -> int:
     try:
-        # Paths and netdevs may have any bytes.
+        # Paths and netdev names may contain any bytes.
         once.print_all(text.encode("utf-8", "backslashreplace"))
     except once.DeliveryError as error:
-        say(f"sriov-textfile: {error}")
+        write_line(f"sriov-textfile: {error}")
         return 1
     return 0

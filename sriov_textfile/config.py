@@ -1,4 +1,4 @@
-"""Config: what the command line asked for, fixed for the life of the program."""
+"""Config: the settings from the command line, immutable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(**_unused):
-        """Stand in for the real decorator, whose import takes longer than a small collection."""
+        """Stand in for the real decorator, which takes longer to import than a small collection."""
         return lambda cls: cls
 
 
@@ -35,7 +35,7 @@ class Config:
     rate_limit: int
     log_level: str
     log_format: str
-    rtnetlink: str  # path of a unix socket that stands in for the kernel's; "" is the kernel
+    rtnetlink: str  # unix socket of a simulated host; "" is the kernel
 
     if not TYPE_CHECKING:
 
@@ -43,4 +43,4 @@ class Config:
             self.__dict__.update(settings)
 
         def __setattr__(self, name, value):
-            raise AttributeError(f"Config is fixed: cannot set {name}")
+            raise AttributeError(f"Config is immutable: cannot set {name}")

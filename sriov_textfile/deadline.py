@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Task:
-    """A call that runs in a thread of its own, from the moment the task is made.
+    """A call in a thread of its own, started when the task is created.
 
-    A system call that waits for a driver cannot be interrupted, not even by a signal. The
-    caller can stop waiting for it, and does not have to know what it waits for.
+    A system call that waits for a driver cannot be interrupted, not even by a signal, but the
+    caller can stop waiting for the thread.
     """
 
     def __init__(self, call: Callable[[], object]) -> None:
@@ -29,11 +29,11 @@ class Task:
         try:
             start_new_thread(self._run, ())
         except RuntimeError as error:
-            hint = "allow more tasks (TasksMax=, ulimit -u) and memory"
+            hint = "allow more tasks (TasksMax=, ulimit -u) or memory"
             raise ProblemError(Problem("no-thread", "", str(error), hint)) from None
 
     def wait(self, seconds: float) -> bool:
-        """Return whether the call has ended, after `seconds` at most. Raises what it raised."""
+        """Wait for at most `seconds`; return whether the call has ended. Raises what it raised."""
         if not self._ended.acquire(timeout=seconds):
             return False
         if self._error:

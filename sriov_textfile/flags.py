@@ -1,6 +1,6 @@
-"""The table of flags, their parsing as in Go programs, and the Config that they make.
+"""The table of flags, Go-style parsing of the command line, and the Config made from it.
 
-The table is the one source for parsing, for --help and for the reference in the README.
+Parsing, --help and the reference in the README all use the table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ else:
     Value_co = None
 
     class Generic:
-        """Stand in for typing's, whose import takes a quarter of a run."""
+        """Stands in for typing.Generic: importing typing takes a quarter of a run."""
 
         __slots__ = ()
 
@@ -30,13 +30,13 @@ else:
 
 
 class FlagError(ValueError):
-    """Raised for a wrong command line; says in one line what is wrong and how to fix it."""
+    """Raised for a wrong command line; the message is one line: what is wrong and how to fix it."""
 
 
 class Flag(Generic[Value_co]):
-    """One flag: `parse` makes a value of its text, and raises ValueError with a hint.
+    """One flag: `parse` turns its text into a value, or raises ValueError with a hint.
 
-    `commands` are those that accept the flag; without any, all of them do.
+    `commands` are the commands that accept the flag; empty means all commands.
     """
 
     __slots__ = ("commands", "default", "help", "name", "parse")
@@ -57,7 +57,7 @@ class Flag(Generic[Value_co]):
 
 
 class Values:
-    """The value of every flag, given on the command line or by default."""
+    """The value of every flag: from the command line, or else the default."""
 
     def __init__(self, given: dict[str, object]) -> None:
         self._given = given
@@ -85,7 +85,7 @@ def _accepts(commands: Iterable[str], flag: Flag[Value_co]) -> bool:
 
 
 def boolean(text: str) -> bool:
-    """Return the boolean that Go's strconv.ParseBool makes of a text."""
+    """Return a text as a boolean; accepts the same texts as Go's strconv.ParseBool."""
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
@@ -97,7 +97,7 @@ _SECONDS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns
 
 
 def duration(text: str) -> float:
-    """Return the seconds in a duration as Go writes it, such as 1m30s, or in plain seconds."""
+    """Return the seconds in a Go duration such as 1m30s, or in a plain number of seconds."""
     seconds, rest = 0.0, text if text[-1:].isalpha() else text + "s"
     while rest:
         after_number = rest.lstrip("0123456789.")
@@ -113,12 +113,12 @@ def duration(text: str) -> float:
 
 
 def interval(text: str) -> float:
-    """Return the seconds in a duration; an empty text, no repetition, is 0."""
+    """Return the seconds in a duration; 0, a single collection, for an empty text."""
     return 0.0 if text == "" else duration(text)
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers between two bounds."""
+    """Return a parser for whole numbers from `least` to `most`."""
 
     def parse(text: str) -> int:
         digits = text.isascii() and text.isdecimal() and len(text) < 8
@@ -145,25 +145,25 @@ def regexp(text: str) -> re.Pattern[str] | None:
 
 
 def readers(text: str) -> tuple[str, ...]:
-    """Return the names of readers in a comma-separated list, each once."""
+    """Return the reader names in a comma-separated list, without duplicates."""
     known = [reader.name for reader in READERS]
     names = [name.strip().lower() for name in text.split(",")]
     if any(name not in known for name in names):
-        raise ValueError(f"use a list of the readers {' and '.join(known)}: {','.join(known)}")
+        raise ValueError(f"use a comma-separated list of readers, such as {','.join(known)}")
     return tuple(dict.fromkeys(names))
 
 
 def prom_path(text: str) -> str:
-    """Return a path that node_exporter would read, or "" for standard output."""
+    """Return the path of a .prom file, or "" for standard output."""
     if text in ("", "-"):
         return ""
     if not text.endswith(".prom"):
-        raise ValueError("node_exporter reads only files whose names end in .prom")
+        raise ValueError("use a path that ends in .prom: node_exporter ignores other files")
     return text
 
 
 def listen_address(text: str) -> tuple[str, int]:
-    """Return host and port of an address as Go writes it: :9808, 10.0.0.1:9808, [::1]:9808."""
+    """Return host and port of a Go listen address: :9808, 10.0.0.1:9808, [::1]:9808."""
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or (":" in bare) != (bare != host) or not port.isascii() or not port.isdecimal():
@@ -174,7 +174,7 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """Return a parser that accepts one of some words."""
+    """Return a parser that accepts one of `choices`, case-insensitively."""
 
     def parse(text: str) -> str:
         if text.lower() not in choices:
@@ -195,7 +195,7 @@ COLLECTOR_FLAGS = {
 }
 READER_FLAGS = {
     reader.name: Flag(
-        f"collector.{reader.name}", boolean, "true", f"read VF counters by the {reader.name} reader"
+        f"collector.{reader.name}", boolean, "true", f"read VF counters from {reader.name}"
     )
     for reader in READERS
 }
@@ -206,42 +206,51 @@ PRIORITY = Flag(
     "readers of VF counters, in the order to try them",
 )
 PF_INCLUDE = Flag(
-    "collector.pf-include", regexp, "", "regular expression: only PFs whose netdev matches"
+    "collector.pf-include", regexp, "", "only PFs whose netdev matches this regular expression"
 )
 PF_EXCLUDE = Flag(
-    "collector.pf-exclude", regexp, "", "regular expression: no PFs whose netdev matches"
+    "collector.pf-exclude", regexp, "", "no PFs whose netdev matches this regular expression"
 )
 CPUCHECKPOINT = Flag(
     "path.cpucheckpoint",
     str,
     "/var/lib/kubelet/cpu_manager_state",
-    "checkpoint of the kubelet's CPU manager",
+    "checkpoint file of the kubelet's CPU manager",
 )
-KUBECGROUP = Flag("path.kubecgroup", str, "/sys/fs/cgroup/cpuset/kubepods/", "cgroups of the pods")
+KUBECGROUP = Flag(
+    "path.kubecgroup", str, "/sys/fs/cgroup/cpuset/kubepods/", "directory of the pods' cgroups"
+)
 KUBELETSOCKET = Flag(
     "path.kubeletSocket",
     str,
     "/var/lib/kubelet/pod-resources/kubelet.sock",
-    "PodResources socket of the kubelet",
+    "the kubelet's PodResources socket",
 )
 NODECPUINFO = Flag(
-    "path.nodecpuinfo", str, "/sys/devices/system/node/", "NUMA nodes and their CPUs"
+    "path.nodecpuinfo", str, "/sys/devices/system/node/", "directory of the NUMA nodes"
 )
-SYSBUSPCI = Flag("path.sysbuspci", str, "/sys/bus/pci/devices", "PCI devices")
-SYSCLASSNET = Flag("path.sysclassnet", str, "/sys/class/net/", "network devices")
+SYSBUSPCI = Flag("path.sysbuspci", str, "/sys/bus/pci/devices", "directory of the PCI devices")
+SYSCLASSNET = Flag("path.sysclassnet", str, "/sys/class/net/", "directory of the network devices")
 TIMEOUT = Flag("timeout", duration, "10s", "time limit for one whole collection")
-LOG_LEVEL = Flag("log.level", one_of(*log.LEVELS), "info", "lowest level that is logged")
-LOG_FORMAT = Flag("log.format", one_of(*log.FORMATS), "logfmt", "format of log lines: logfmt, json")
+LOG_LEVEL = Flag(
+    "log.level", one_of(*log.LEVELS), "info", "lowest level to log: debug, info, warn, error"
+)
+LOG_FORMAT = Flag("log.format", one_of(*log.FORMATS), "logfmt", "log format: logfmt, json")
 TEXTFILE_PATH = Flag(
     "textfile.path",
     prom_path,
     "",
-    "file to write, FILE.prom; the default is standard output",
+    "the .prom file to write; empty means standard output",
     "collect",
     "doctor",
 )
 INTERVAL = Flag(
-    "interval", interval, "", "collect in a loop, with this pause between", "collect", "doctor"
+    "interval",
+    interval,
+    "",
+    "repeat with this pause, such as 15s; empty means once",
+    "collect",
+    "doctor",
 )
 LISTEN_ADDRESS = Flag(
     "web.listen-address", listen_address, ":9808", "address to listen on", "serve", "doctor"
@@ -250,7 +259,7 @@ RATE_BURST = Flag(
     "web.rate-burst",
     whole_number(1, 1_000_000),
     "10",
-    "requests that are answered at once",
+    "requests allowed in a burst",
     "serve",
     "doctor",
 )
@@ -258,13 +267,13 @@ RATE_LIMIT = Flag(
     "web.rate-limit",
     whole_number(1, 1_000_000),
     "1",
-    "requests that are answered per second",
+    "requests allowed per second",
     "serve",
     "doctor",
 )
-JSON = Flag("json", boolean, "false", "print JSON", "doctor")
-PFS = Flag("pfs", whole_number(1, 64), "3", "PFs of the simulated host", "demo")
-VFS = Flag("vfs", whole_number(0, 1024), "8", "VFs of each of them", "demo")
+JSON = Flag("json", boolean, "false", "print the report as JSON", "doctor")
+PFS = Flag("pfs", whole_number(1, 64), "3", "number of simulated PFs", "demo")
+VFS = Flag("vfs", whole_number(0, 1024), "8", "number of VFs on each PF", "demo")
 HELP = Flag("help", boolean, "false", "print this help")
 VERSION = Flag("version", boolean, "false", "print the version")
 
@@ -297,7 +306,7 @@ FLAGS: tuple[Flag[object], ...] = (
 
 
 def config(values: Values, rtnetlink: str = "") -> Config:
-    """Return the Config; `rtnetlink` is the socket of a simulated host instead of the kernel's."""
+    """Return the Config; `rtnetlink` is a simulated host's socket, or "" for the kernel."""
     return Config(
         collectors=frozenset([name for name, flag in COLLECTOR_FLAGS.items() if values[flag]]),
         vfstats_priority=tuple([name for name in values[PRIORITY] if values[READER_FLAGS[name]]]),
@@ -324,9 +333,9 @@ def config(values: Values, rtnetlink: str = "") -> Config:
 def parse(arguments: Sequence[str]) -> tuple[list[str], Values]:
     """Return the words of a command line and the values of the flags.
 
-    As in Go's package flag, -flag, --flag and --flag=value are equivalent; --no-flag turns a
-    boolean off, names are case-insensitive, and the last of several wins. -h is --help. Raises
-    FlagError.
+    As with Go's flag package, -flag and --flag are equivalent, and a value follows as =value or
+    as the next word. --no-flag turns a boolean off, names are case-insensitive, -h is --help, and
+    the last occurrence of a flag wins. Raises FlagError.
     """
     known = {flag.name.lower(): flag for flag in FLAGS}
     known["h"] = HELP
@@ -374,14 +383,14 @@ def _unknown(argument: str, name: str, known: dict[str, Flag[object]]) -> str:
 
 
 def similar(word: str, known: Iterable[str]) -> str:
-    """Return the known word that is most like a misspelled one, or "" if none is."""
-    import difflib  # Only for the message about a wrong command line.
+    """Return the known word that is closest to a misspelled one, or "" if none is close."""
+    import difflib  # Slow to import, and only used for an error message.
 
     return "".join(difflib.get_close_matches(word, known, n=1))
 
 
 def reference() -> str:
-    """Return the table as Markdown."""
+    """Return the table of flags in Markdown, for the README."""
     rows = [
         f"| `{flag.name}` | {f'`{flag.default}`' if flag.default else ''} | {_described(flag)} |\n"
         for flag in FLAGS
@@ -394,7 +403,7 @@ def _described(flag: Flag[object]) -> str:
 
 
 def usage(*commands: str) -> str:
-    """Return the flags that commands accept as --help prints them: first those of their own."""
+    """Return the flags of the given commands as --help prints them, their own flags first."""
     accepted = [flag for flag in FLAGS if not commands or _accepts(commands, flag)]
     accepted.sort(key=lambda flag: _rank(flag, commands))
     lines = []
@@ -406,7 +415,7 @@ def usage(*commands: str) -> str:
 
 
 def _rank(flag: Flag[object], commands: Sequence[str]) -> int:
-    """Return the place of a flag's group in --help: demo's, a command's own, those of all."""
+    """Return the sort key of a flag in --help: flags of the first command, of the next, of all."""
     for place, command in enumerate(commands):
         if command in flag.commands[:1]:
             return place

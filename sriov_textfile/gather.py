@@ -1,4 +1,4 @@
-"""Runs the collectors that are on, until a deadline, and adds the metrics about the run."""
+"""Runs the enabled collectors until a deadline, and adds the metrics about the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class GatherError(ProblemError):
-    """Raised when a collection did not finish within the flag `timeout`, or could not start."""
+    """Raised when a collection did not finish within --timeout, or could not start."""
 
 
 class Gatherer:
@@ -37,9 +37,9 @@ class Gatherer:
     def gather(self) -> list[Family]:
         """Return the families of all collectors and of the run itself.
 
-        What fails or is left out is logged, and counted in `sriov_scrape_collector_*`. Raises
-        GatherError, after the flag `timeout` or, while an earlier collection still hangs, at
-        once: a hang costs one thread, not one for each try.
+        Failures and skipped inputs are logged, and exported as `sriov_scrape_collector_*`. Raises
+        GatherError after --timeout, or immediately while an earlier collection hangs: a hang costs
+        one thread, not one per attempt.
         """
         families: list[Family] = []
         snapshot = self._new_snapshot()
@@ -55,7 +55,7 @@ class Gatherer:
 
     def count(self) -> tuple[int, int]:
         """Return the number of PFs and of VFs; raises GatherError as gather() does."""
-        pfs: dict[str, int] = {}  # VFs by the PF's address, for two ports share one
+        pfs: dict[str, int] = {}  # VFs by the PF's address, which two ports may share
         snapshot = self._new_snapshot()
         self._run(snapshot, lambda: pfs.update({pf.address: len(pf.vfs) for pf in snapshot.pfs}))
         return len(pfs), sum(pfs.values())
@@ -66,7 +66,7 @@ class Gatherer:
     def _run(self, snapshot: Snapshot, read: Callable[[], object]) -> None:
         """Call `read`, which uses the snapshot, in a task of its own. Raises GatherError."""
         if self._task and self._snapshot and not self._task.done:
-            reason = f"an earlier collection still hangs, reading {self._snapshot.reading}"
+            reason = f"an earlier collection still hangs while reading {self._snapshot.reading}"
             raise GatherError(Problem("hangs", "", reason, "see dmesg"))
 
         def task() -> None:
@@ -84,14 +84,14 @@ class Gatherer:
             raise GatherError(_unexpected("collection", error)) from None
         if not finished:
             reason = (
-                f"no collection within {self._config.timeout:g} s (--timeout):"
-                f" reading {snapshot.reading} takes longer"
+                f"the collection did not finish within {self._config.timeout:g} s (--timeout):"
+                f" still reading {snapshot.reading}"
             )
-            raise GatherError(Problem("hangs", "", reason, "see dmesg, or allow more time"))
+            raise GatherError(Problem("hangs", "", reason, "see dmesg, or set a longer --timeout"))
 
 
 class CollectorRun:
-    """What came of running one collector."""
+    """The result of running one collector."""
 
     __slots__ = ("failed", "families", "name", "seconds", "skipped")
 
@@ -104,7 +104,7 @@ class CollectorRun:
 
 
 def run(collector: Collector, snapshot: Snapshot) -> CollectorRun:
-    """Run one collector; what fails or is left out is recorded in the snapshot too."""
+    """Run one collector; failures and skipped inputs are recorded in the snapshot too."""
     done = CollectorRun(collector.name)
     failed, skipped, start = len(snapshot.failed), len(snapshot.skipped), time.perf_counter()
     try:
@@ -124,11 +124,11 @@ def run(collector: Collector, snapshot: Snapshot) -> CollectorRun:
 
 
 def _collect(snapshot: Snapshot) -> list[Family]:
-    """Run the collectors that are on and return their families and those about the run."""
+    """Run the enabled collectors; return their families and those about the run."""
     families: list[Family] = []
-    success = _self("success", "Whether the collector did all of its work.")
-    duration = _self("duration_seconds", "How long the collector took.")
-    skipped = _self("skipped", "Inputs that the collector left out; the log names each.")
+    success = _about_run("success", "Whether the collector did all of its work.")
+    duration = _about_run("duration_seconds", "How long the collector took.")
+    skipped = _about_run("skipped", "Inputs that the collector left out; the log names each.")
     for collector in COLLECTORS:
         if collector.name in snapshot.config.collectors:
             done = run(collector, snapshot)
@@ -145,7 +145,7 @@ def _unexpected(subject: str, error: Exception) -> Problem:
     return Problem("unexpected", subject, reason, "please report this")
 
 
-def _self(name: str, help: str) -> Family:
+def _about_run(name: str, help: str) -> Family:
     return Family(f"sriov_scrape_collector_{name}", "gauge", help)
 
 

@@ -1,6 +1,6 @@
-"""Inventory: PFs, VFs, pods and CPUs joined, as plain data for people and programs.
+"""Inventory: a snapshot's PFs, VFs, pods and CPUs, joined as plain data.
 
-It is the other way out of a snapshot, beside the collectors: doctor is a view of it.
+Collectors turn a snapshot into metrics, and this module turns it into the facts for doctor.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Pods = dict[str, list[str]]  # namespace/name of the pods that use a device, by 
 
 @dataclass
 class Vf:
-    """A VF. None is what is unknown."""
+    """A VF; None means unknown."""
 
     number: int
     address: str
-    driver: str  # "" if it is bound to none
+    driver: str  # "" if no driver is bound to it
     netdev: str  # "" if it has none in this network namespace
-    netdev_packets: int | None  # what its own netdev has counted, if it has one here
+    netdev_packets: int | None  # received and sent by its own netdev, if it has one here
     mac: str | None = None
-    vlan: int | None = None  # None also where no VLAN is set
+    vlan: int | None = None  # None also if no VLAN is set
     qos: int | None = None
     vlan_proto: str | None = None
     trust: bool | None = None
@@ -45,20 +45,20 @@ class ReaderUse:
     """A reader of VF counters, and how many VFs of a PF it has counters for."""
 
     name: str
-    asked: bool  # whether a collection asks it
+    asked: bool  # whether a collection uses it
     vfs: int
     why_not: str  # why it does not serve all VFs; "" if it does
-    failure: Problem | None  # set even where another reader serves the VFs
+    failure: Problem | None  # set even if another reader serves the VFs
 
 
 @dataclass
 class Pf:
-    """A PF. None is what is unknown."""
+    """A PF; None means unknown."""
 
     address: str
     netdev: str  # "" if it has none
     kind: str  # Ethernet, InfiniBand or other network
-    driver: str  # "" if it is bound to none
+    driver: str  # "" if no driver is bound to it
     driver_version: str | None
     firmware: str | None
     numa_node: str  # "" if the kernel reports none
@@ -87,27 +87,27 @@ class Kubelet:
 
 @dataclass
 class Cpus:
-    """Where the pods' CPUs come from, if kubepodcpu is on."""
+    """The sources of the pods' CPUs, if kubepodcpu is on."""
 
     enabled: bool
     policy: str = ""  # of the kubelet's CPU manager; "" if unknown
-    cgroups: str = ""  # folder of the pods' cgroups; "" if it was not found
+    cgroups: str = ""  # directory of the pods' cgroups; "" if it was not found
 
 
 @dataclass
 class Inventory:
-    """All of it."""
+    """The PFs and VFs of a host, and the sources of its pods' devices and CPUs."""
 
     pfs: list[Pf]
     left_out: int  # PFs that --collector.pf-include and --collector.pf-exclude leave out
     problem: Problem | None  # why the PFs could not be listed
-    nics: str  # why drivers' versions, firmware and links are unknown; "" if they are known
+    nics: str  # why driver versions, firmware and links are unknown; "" if they are known
     kubelet: Kubelet
     cpus: Cpus
 
 
 def take(snapshot: Snapshot, describe_nic: DescribeNic) -> Inventory:
-    """Return the inventory of a snapshot; what is not in the snapshot yet is read now."""
+    """Return the inventory of a snapshot; what the snapshot has not read yet is read now."""
     kubelet, pods = _kubelet(snapshot)
     cpus = _cpus(snapshot)
     pfs, problem, nics = [], None, ""
@@ -120,7 +120,7 @@ def take(snapshot: Snapshot, describe_nic: DescribeNic) -> Inventory:
 
 
 def _add_nics(snapshot: Snapshot, pfs: list[Pf], describe_nic: DescribeNic) -> str:
-    """Add what is known of the PFs' NICs; return why nothing is, or ""."""
+    """Add the details of the PFs' NICs; return why there are none, or ""."""
     for pf, described in zip(snapshot.pfs, pfs, strict=True):
         snapshot.reading = f"the NIC of {pf.netdev or pf.address}"
         try:
@@ -209,7 +209,7 @@ def _vf(
 ) -> Vf:
     try:
         driver, netdev = snapshot.vf_driver_and_netdev(address)
-    except ProblemError:  # A problem of vfinfo, if that is on.
+    except ProblemError:  # vfinfo reports it, if it is on.
         driver, netdev = "", ""
     folder = f"{snapshot.config.sysbuspci}/{address}/net/{netdev}"
     vf = Vf(
@@ -230,7 +230,7 @@ def _vf(
 
 
 def _packets(netdev: str) -> int | None:
-    """Return the packets that a netdev has counted itself, received and sent."""
+    """Return how many packets a netdev has received and sent, or None if unknown."""
     try:
         counts = [files.read_int(f"{netdev}/statistics/{way}_packets") for way in ("rx", "tx")]
     except OSError:
@@ -239,7 +239,7 @@ def _packets(netdev: str) -> int | None:
 
 
 def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
-    """Ask the kubelet which pods use which device, also where kubepoddevice is off."""
+    """Ask the kubelet which pods use which devices, even if kubepoddevice is off."""
     config = snapshot.config
     kubelet = Kubelet("kubepoddevice" in config.collectors, config.kubeletsocket)
     pods: Pods = {}

@@ -1,7 +1,7 @@
 """Logs to standard error, one line per event, as logfmt or JSON.
 
-The standard library's logging package takes as long to import as a whole one-shot run may
-cost, so it is not used here.
+The standard library's logging is not used: importing it takes as long as a whole one-shot run
+may take.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("logfmt", "json")
 
 _STDERR = 2
-_PATIENCE = 0.1  # seconds
-_REMINDER = 3600.0  # seconds until a problem that lasts is logged again
+_STDERR_TIMEOUT = 0.1  # seconds
+_REPEAT_AFTER = 3600.0  # seconds after which an ongoing problem is logged again
 
 
 class Log:
@@ -36,11 +36,11 @@ class Log:
         self._threshold = LEVELS.index(level)
         self._format = _json if format == "json" else _logfmt
         self._clock = clock
-        # The problems that last, by source, each with the time of its last line.
-        self._lasting: dict[str, dict[_Key, float]] = {}
+        # Ongoing problems by source, each with the time when it was last logged.
+        self._ongoing: dict[str, dict[_Key, float]] = {}
 
     def debug(self, message: str, **fields: object) -> None:
-        """Log a detail that helps to follow the program step by step."""
+        """Log a detail for debugging."""
         self._write("debug", message, fields)
 
     def info(self, message: str, **fields: object) -> None:
@@ -54,29 +54,29 @@ class Log:
     def problems(
         self, source: str, found: Mapping[str, Iterable[Problem]], complete: bool = True
     ) -> None:
-        """Log the problems that a round of `source` found, by level.
+        """Log the problems that `source` found this time, by level.
 
-        A problem is logged when it appears, when its text changes, when it is over, and every
-        hour while it lasts. Without `complete` the round was cut short, so what it did not find
-        may still be there.
+        A problem is logged when it appears, when its text changes, when it is resolved, and every
+        hour while it lasts. If `complete` is false, the search was cut short: a problem that it
+        did not find is not logged as resolved.
         """
         now = self._clock()
-        before = self._lasting.get(source, {})
-        lasting: dict[_Key, float] = {}
+        before = self._ongoing.get(source, {})
+        ongoing: dict[_Key, float] = {}
         for level, problems in found.items():
             for problem in problems:
                 key = (problem.code, problem.subject, problem.text)
-                if key in lasting:
-                    continue  # Two collectors may meet the same problem.
+                if key in ongoing:
+                    continue  # Two collectors may report the same problem.
                 logged = before.get(key)
-                if logged is None or now - logged >= _REMINDER:
+                if logged is None or now - logged >= _REPEAT_AFTER:
                     self._write(level, problem.text, _fields(problem.code, problem.subject))
                     logged = now
-                lasting[key] = logged
+                ongoing[key] = logged
         if not complete:
-            lasting = {**before, **lasting}
-        self._lasting[source] = lasting
-        present = {key[:2] for key in lasting}
+            ongoing = {**before, **ongoing}
+        self._ongoing[source] = ongoing
+        present = {key[:2] for key in ongoing}
         for code, subject, text in before:
             if (code, subject) not in present:
                 self._write("info", f"resolved: {text}", _fields(code, subject))
@@ -85,7 +85,7 @@ class Log:
         if LEVELS.index(level) < self._threshold:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        say(self._format({"time": now, "level": level, "msg": message, **fields}))
+        write_line(self._format({"time": now, "level": level, "msg": message, **fields}))
 
 
 _Key = tuple[str, str, str]  # a problem's code, subject and text
@@ -95,27 +95,26 @@ def _fields(code: str, subject: str) -> dict[str, object]:
     return {"code": code, "subject": subject} if subject else {"code": code}
 
 
-def say(line: str) -> None:
-    """Write one line to standard error, unless it is closed or full: the metrics matter more.
+def write_line(line: str) -> None:
+    """Write one line to standard error, or drop it if standard error is closed or full.
 
-    A pipe that nobody reads must not hold up a collection or its deadline, so the line is
-    dropped where the pipe is full.
+    A full pipe without a reader must not delay a collection.
     """
-    if sys.stderr is None:  # It was closed when Python started, and 2 may be any file by now.
+    if sys.stderr is None:  # It was closed when Python started; 2 may be another file by now.
         return
-    import select  # Most runs log nothing.
+    import select  # Imported here because most runs log nothing.
 
-    # POSIX: a pipe that is ready takes PIPE_BUF bytes at once, 4096 on Linux.
+    # POSIX: a pipe that is ready accepts PIPE_BUF bytes at once, 4096 on Linux.
     data = printable(line).encode("utf-8", "replace")[:4095] + b"\n"
     try:
-        if select.select([], [_STDERR], [], _PATIENCE)[1]:
+        if select.select([], [_STDERR], [], _STDERR_TIMEOUT)[1]:
             os.write(_STDERR, data)
     except (OSError, ValueError):
         pass
 
 
 def printable(text: str) -> str:
-    """Return a text with control and unprintable characters as escape sequences."""
+    """Return a text with control and other unprintable characters as escape sequences."""
     return "".join([c if c.isprintable() else repr(c)[1:-1] for c in text])
 
 

@@ -6,11 +6,11 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
 def labels(**pairs: str) -> str:
-    """Return a label set as the text that identifies a series, `{pf="ens1f0",vf="1"}`.
+    """Return a label set in the text format, such as `{pf="ens1f0",vf="1"}`.
 
     Names are in alphabetical order, as Go's client library writes them. Values are escaped as
-    the Prometheus text format 0.0.4 requires. Make the text once per device and use it for all of
-    the device's samples: making it is most of the work of writing a sample.
+    the Prometheus text format 0.0.4 requires. Build the text once per device and use it for all of
+    the device's samples: building it is most of the work of writing a sample.
     """
     texts = [f'{name}="{_escape(value)}"' for name, value in sorted(pairs.items())]
     return "{" + ",".join(texts) + "}"
@@ -19,8 +19,8 @@ def labels(**pairs: str) -> str:
 def _escape(value: str) -> str:
     if value.isascii() and not ("\\" in value or '"' in value or "\n" in value):
         return value
-    # A netdev's name may have any bytes, which os.fsdecode turns into lone surrogates. Prometheus
-    # rejects a page that is not UTF-8, so they become question marks here.
+    # A netdev's name may contain any bytes, which os.fsdecode turns into lone surrogates. They
+    # become question marks here, because Prometheus rejects a page that is not UTF-8.
     return value.encode("utf-8", "replace").decode("utf-8").translate(_ESCAPES)
 
 
@@ -42,7 +42,7 @@ class Family:
         self.repeated: list[str] = []
 
     def add(self, labels: str, value: int | float) -> None:
-        """Add a sample; integers are written as they are, however large."""
+        """Add a sample; an integer of any size is written exactly."""
         if labels in self.samples:
             self.repeated.append(labels)
         else:

@@ -1,4 +1,4 @@
-"""Says what to install where a Python package that a mode needs is missing or too old."""
+"""Checks the Python packages that a mode needs, and explains how to install missing ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEEDED = {
 
 
 class MissingPackageError(Exception):
-    """Raised where a mode cannot run without a package; says which, and how to install it."""
+    """Raised if a mode lacks packages; the message names them and how to install them."""
 
 
 def require(mode: str) -> None:
@@ -31,7 +31,7 @@ def require(mode: str) -> None:
 
 
 def problem(mode: str, error: Exception) -> Problem:
-    """Return the problem that importing the packages of a mode raised an error."""
+    """Return the problem for an error that importing the packages of a mode raised."""
     return _problem(mode, _wrong(mode) or [f"{type(error).__name__}: {error}"])
 
 
@@ -49,7 +49,7 @@ def _wrong(mode: str) -> list[str]:
     for module, package, oldest in _NEEDED[mode]:
         try:
             found = util.find_spec(module) is not None
-        except (ImportError, ValueError):  # the parent package is missing, or was replaced
+        except (ImportError, ValueError):  # the parent package is missing or was replaced
             found = False
         if not found:
             wrong.append(f"{package} is not installed")
@@ -74,14 +74,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _how_to_install(packages: str) -> str:
-    """Return the command that installs packages for this Python.
+    """Return how to install packages for this Python.
 
-    A Python that its distribution manages refuses pip (PEP 668) and needs a virtual environment.
+    A distribution's own Python refuses pip (PEP 668), so it needs a virtual environment.
     """
     import sysconfig
 
     if sys.prefix != sys.base_prefix:
-        return f"{sys.prefix}/bin/pip install {packages}"
+        return f"run {sys.prefix}/bin/pip install {packages}"
     marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
     if os.path.exists(marker):
         venv = "/opt/sriov-textfile"
@@ -89,4 +89,4 @@ def _how_to_install(packages: str) -> str:
             f"install the program in a virtual environment: {sys.executable} -m venv {venv} &&"
             f" {venv}/bin/pip install sriov-textfile"
         )
-    return f"{sys.executable} -m pip install {packages}"
+    return f"run {sys.executable} -m pip install {packages}"

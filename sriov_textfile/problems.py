@@ -1,4 +1,4 @@
-"""Problem: something that was skipped or failed, as data; logs and reports are made from it."""
+"""Problem: a failure or a skipped input, as data for the log and for doctor."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from __future__ import annotations
 class Problem:
     """An input that could not be read or used.
 
-    `code` is the kind of problem (docs/doctor.md lists them) and `subject` what it happened to:
-    a PF's netdev, a PCI address, a path, a flag. `reason` says what happened, and `hint` what to
-    do about it; "" where there is nothing better than to look.
+    `code` is the kind of problem (docs/doctor.md lists them), and `subject` what it is about: a
+    PF's netdev, a PCI address, a path or a flag. `reason` is what happened and why; the problem is
+    logged again whenever it changes, so it contains no value that changes all the time. `hint` is
+    what to do, or "" if there is no specific advice.
     """
 
     __slots__ = ("code", "hint", "reason", "subject")
@@ -26,7 +27,7 @@ class Problem:
 
 
 class ProblemError(Exception):
-    """Raised where something cannot be read at all; `problem` says what, why and what to do."""
+    """Raised if something cannot be read at all; `problem` is the reason and what to do."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.text)
@@ -34,7 +35,7 @@ class ProblemError(Exception):
 
 
 def cause(error: Exception, path: str = "") -> str:
-    """Return what went wrong in a few words, after the path if one is known."""
+    """Return the reason of an error, with the path in front if it is known."""
     reason = str(error)
     if isinstance(error, OSError) and error.strerror:
         reason = error.strerror

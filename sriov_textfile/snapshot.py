@@ -1,7 +1,7 @@
-"""Snapshot: one collection's view of the machine and the kubelet; each thing is read once.
+"""Snapshot: what one collection reads from the machine and the kubelet, each thing once.
 
-Everything is read when the first collector or view asks for it. What could not be read is not
-tried again: each of them gets the same ProblemError.
+A value is read when it is first used. If that fails, it is not read again: every use raises the
+same ProblemError.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     Value = TypeVar("Value")
 
-# Of the time that is left: a kubelet that hangs must not cost the metrics of other collectors.
+# Of the remaining time: a kubelet that hangs must not cost the metrics of other collectors.
 _KUBELET_SHARE = 0.8
-_LEAST_SECONDS = 0.1
+_KUBELET_MIN_SECONDS = 0.1
 
 
 class VfCounters:
-    """A PF's VF counters, and the readers that were asked, returned them or failed."""
+    """A PF's VF counters, and which readers were tried, had counters or failed."""
 
     __slots__ = ("asked", "by_vf", "failures", "served")
 
@@ -44,10 +44,10 @@ class VfCounters:
 
 
 class Snapshot:
-    """The machine and the kubelet, read on demand and at most once; made anew for a collection.
+    """The machine and the kubelet, read on demand and at most once; each collection has its own.
 
-    `failed` and `skipped` have the failures and the left-out inputs that did not end the
-    collection. `reading` is what is being read, for the message about a read that hangs.
+    `failed` has the failures after which the collection continued, `skipped` the inputs that it
+    left out. `reading` is what is being read, for the message about a read that hangs.
     """
 
     def __init__(self, config: Config, log: Log, deadline: float) -> None:
@@ -70,7 +70,7 @@ class Snapshot:
             self._rtnetlink.close()
 
     def fail(self, problem: Problem) -> None:
-        """Record a failure after which the collection can go on."""
+        """Record a failure after which the collection can continue."""
         self.failed.append(problem)
 
     def skip(self, problem: Problem) -> None:
@@ -109,27 +109,27 @@ class Snapshot:
         def problem(error: Exception) -> Problem:
             if isinstance(error, rtnetlink.NoSuchNetdevError):
                 return Problem("unknown-netdev", netdev, str(error), error.hint)
-            hint = "see dmesg for messages of its driver"
+            hint = "see dmesg for messages of the driver"
             if isinstance(error, rtnetlink.NetlinkError):
                 return Problem("rtnetlink", netdev, str(error), error.hint or hint)
             return Problem("rtnetlink", netdev, f"cannot decode the reply about {netdev}: {error}")
 
         return self._once(
-            ("link", netdev), f"{netdev} by rtnetlink", lambda: self._ask(netdev), problem
+            ("link", netdev), f"{netdev} via rtnetlink", lambda: self._ask(netdev), problem
         )
 
     def _ask(self, netdev: str) -> Link:
         if self._rtnetlink is None:
-            # After the deadline the collection is given up. Waiting a little longer makes sure
-            # of that: a kernel that does not answer must not pass for one without VFs.
+            # The deadline is a second after the collection's, so a request without a reply makes
+            # the collection time out, and is not mistaken for a PF without VFs.
             self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline + 1)
         return self._rtnetlink.link(netdev)
 
     def vf_counters(self, pf: Pf) -> VfCounters:
-        """Return the counters of the PF's VFs from the readers, in the order of their priority.
+        """Return the counters of the PF's VFs.
 
-        A reader is asked for the VFs that the readers before it had nothing for. One that fails
-        is recorded, and the next one is asked.
+        The readers are tried in the order of --collector.vfstatspriority, each for the VFs that
+        the readers before it had no counters for. A failure is recorded, and the next reader tried.
         """
         if pf not in self._counters:
             self._counters[pf] = self._read_counters(pf)
@@ -145,7 +145,7 @@ class Snapshot:
             if not missing:
                 break
             counters.asked.append(name)
-            self.reading = f"VF counters of {pf.netdev} by {name}"
+            self.reading = f"VF counters of {pf.netdev} from {name}"
             try:
                 found = table[name].read(self, pf, missing)
             except ProblemError as error:
@@ -169,7 +169,9 @@ class Snapshot:
             f"VF {address}",
             lambda: pci.vf_driver_and_netdev(root, address),
             lambda error: Problem(
-                "unreadable", address, f"cannot read driver and netdev of {cause(error, address)}"
+                "unreadable",
+                address,
+                f"cannot read driver and netdev of VF {cause(error, address)}",
             ),
         )
 
@@ -190,7 +192,7 @@ class Snapshot:
 
     @property
     def cgroup_root(self) -> str:
-        """The folder of the pods' cgroups; raises ProblemError."""
+        """The directory of the pods' cgroups; raises ProblemError."""
         from sriov_textfile.kubelet import cgroups
 
         path = self.config.kubecgroup
@@ -205,7 +207,7 @@ class Snapshot:
 
     @property
     def pool_cpus(self) -> list[frozenset[int]]:
-        """The CPUs that all pods may use, as configured and as in effect; raises ProblemError."""
+        """The CPUs that pods may use, as configured and as in effect; raises ProblemError."""
         from sriov_textfile.kubelet import cgroups
 
         root = self.cgroup_root
@@ -220,7 +222,7 @@ class Snapshot:
 
     @property
     def containers(self) -> list[Container]:
-        """All pods' containers with their cpusets, in the order of names; raises ProblemError."""
+        """The containers of all pods with their cpusets, in a fixed order; raises ProblemError."""
         from sriov_textfile.kubelet import cgroups
 
         root = self.cgroup_root
@@ -256,17 +258,18 @@ class Snapshot:
         def problem(error: Exception) -> Problem:
             return Problem("kubelet", path, cause(error), getattr(error, "hint", ""))
 
-        return self._once("pod_devices", f"the kubelet at {path}", self._ask_kubelet, problem)
+        reading = f"the pods' devices from the kubelet at {path}"
+        return self._once("pod_devices", reading, self._ask_kubelet, problem)
 
     def _ask_kubelet(self) -> list[PodDevice]:
         try:
             from sriov_textfile.kubelet import podresources
-        except Exception as error:  # protobuf has errors of its own for versions that do not fit
+        except Exception as error:  # protobuf raises its own errors for mismatched versions
             from sriov_textfile import packages
 
             raise ProblemError(packages.problem("kubepoddevice", error)) from None
         left = self.deadline - time.monotonic()
-        seconds = max(left * _KUBELET_SHARE, _LEAST_SECONDS)
+        seconds = max(left * _KUBELET_SHARE, _KUBELET_MIN_SECONDS)
         return podresources.pod_devices(self.config.kubeletsocket, seconds)
 
     def _once(
@@ -276,10 +279,10 @@ class Snapshot:
         read: Callable[[], Value],
         problem: Callable[[Exception], Problem],
     ) -> Value:
-        """Return what `read` returned the first time.
+        """Call `read` the first time, and return its value every time.
 
-        Raises ProblemError, each time with the same Problem: that of an OSError or ValueError is
-        made by `problem`.
+        If it fails, raises ProblemError with the same Problem every time; `problem` makes it from
+        an OSError or ValueError.
         """
         if key in self._unreadable:
             raise ProblemError(self._unreadable[key])
@@ -298,8 +301,8 @@ class Snapshot:
 
 
 def _missing(flag: str, reason: str, error: Exception) -> Problem:
-    """Return the problem that what a flag points to cannot be read."""
-    hint = f"set --{flag}; in a container, mount the host's there"
+    """Return the problem for a path that cannot be read, and the flag that sets the path."""
+    hint = f"set --{flag}; in a container, mount it from the host"
     if isinstance(error, PermissionError):
         hint = "run as root or as a user with access to it"
     return Problem("missing-mount", f"--{flag}", reason, hint)

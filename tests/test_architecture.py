@@ -70,7 +70,7 @@ def test_adding_a_reader_takes_one_table_row(tmp_path: Path) -> None:
     assert 'reader="toy"' in page
     assert "sriov_vf_toys" not in run(TOY_READER, *host.flags, "--no-collector.toy")
     help = run(TOY_READER, "--help")
-    assert "--collector.toy\n        read VF counters by the toy reader" in help
+    assert "--collector.toy\n        read VF counters from toy" in help
     assert "(default toy,sysfs,netlink)" in help
     out = run(TOY_READER, "doctor", *host.flags)
     assert "toy reader      serves 2 VFs\n" in out

@@ -65,19 +65,19 @@ def test_a_failed_collector_still_exits_0(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--colector.vfstats"], "unknown flag --colector.vfstats"),
-        (["--textfile.path=x.txt"], "--textfile.path=x.txt: node_exporter reads only"),
+        (["--textfile.path=x.txt"], "--textfile.path=x.txt: use a path that ends in .prom"),
         (["collcet"], "unknown command collcet; did you mean collect?\n"),
         (
             ["frobnicate"],
             "unknown command frobnicate; commands: collect, serve, doctor, demo, help",
         ),
-        (["collect", "collect"], "unexpected word collect after collect; see --help"),
-        (["--collector.netlink", "false"], "give a boolean flag its value as --flag=false"),
+        (["collect", "collect"], "unexpected argument collect after collect; see --help"),
+        (["--collector.netlink", "false"], "set a boolean flag with --flag=false"),
         (["demo", "--pfs=0"], "--pfs=0: use a whole number from 1 to 64"),
         (["demo", "--vfs=many"], "--vfs=many: use a whole number from 0 to 1024"),
         (["--pfs=1"], "--pfs is a flag of demo, not of collect"),
         (["help", "srve"], "unknown command srve; did you mean serve?"),
-        (["serve", "demo"], "unexpected word demo after serve"),
+        (["serve", "demo"], "unexpected argument demo after serve"),
         (["demo", f"--pfs={'9' * 5000}"], "use a whole number from 1 to 64"),
         (["--no-collector.netlink=true"], "--no-collector.netlink takes no value"),
         (["--timeout=a\nb"], "--timeout=a\\nb: use a duration"),
@@ -114,7 +114,7 @@ def test_unwritable_standard_output_exits_1_with_a_one_line_message(
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert f"cannot write standard output: {message}; the output is incomplete" in done.stderr
+    assert f"cannot write to standard output: {message}; the output is incomplete" in done.stderr
 
 
 def test_a_broken_pipe_exits_1_with_a_one_line_message(sysfs_host: SimulatedHost) -> None:
@@ -137,7 +137,7 @@ def test_unwritable_help_exits_1_with_a_one_line_message(argument: str) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == (
-        "sriov-textfile: cannot write standard output: No space left on device;"
+        "sriov-textfile: cannot write to standard output: No space left on device;"
         " the output is incomplete\n"
     )
 
@@ -358,7 +358,7 @@ def test_the_demo_without_a_temporary_folder_suggests_tmpdir() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1
-    assert "set TMPDIR to a folder that you can write to" in done.stderr
+    assert "set TMPDIR to a writable directory" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_a_reply_shorter_than_its_headers_is_rejected(length: int) -> None:
 
 def test_a_truncated_reply_is_rejected() -> None:
     reply = capture("vfsim-pf0-256vf")
-    with pytest.raises(NetlinkDecodeError, match="has 77240 bytes, and its header says 77244"):
+    with pytest.raises(NetlinkDecodeError, match="77240 bytes, but its header specifies 77244"):
         decode_link(reply[:-4])
 
 
@@ -207,7 +207,7 @@ def test_an_entry_longer_than_the_message_is_rejected() -> None:
 
 def test_a_list_whose_length_disagrees_with_its_entries_is_rejected() -> None:
     reply = capture("vfsim-pf0-4vf")
-    with pytest.raises(NetlinkDecodeError, match="its length says"):
+    with pytest.raises(NetlinkDecodeError, match="but should end at"):
         decode_link(patched(reply, list_offset(reply), "=H", 1000))
 
 

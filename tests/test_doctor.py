@@ -299,7 +299,7 @@ def test_zeros_are_a_finding_if_a_pod_uses_a_vf(make_host: MakeHost, tmp_path: P
 def test_zeros_are_a_finding_if_a_virtual_machine_uses_a_vf(make_host: MakeHost) -> None:
     pf = SimulatedPf(vfs=2, sysfs="none", counts=False, vf_driver="vfio-pci")
     assert only_finding(make_host(pf))["what"].endswith(
-        "although VF 0 is bound to vfio-pci for a virtual machine"
+        "although VF 0 is bound to vfio-pci for a virtual machine or DPDK"
     )
 
 
@@ -458,7 +458,8 @@ def test_a_hung_driver_exits_1_with_a_one_line_message(
     over.set()
     assert (run.code, run.out) == (1, "")
     assert run.log == (
-        "sriov-textfile: no answer within 0.4 s, reading the NIC of ens1f0; see dmesg\n"
+        "sriov-textfile: doctor did not finish within 0.4 s: still reading the NIC of ens1f0;"
+        " see dmesg\n"
     )
 
 
@@ -483,7 +484,7 @@ def test_an_unexpected_error_exits_1_with_a_one_line_message(
     run = host.collect("doctor")
     assert (run.code, run.out) == (1, "")
     assert re.fullmatch(
-        r"sriov-textfile: ZeroDivisionError: .*, reading the NIC of ens1f0; .*\n", run.log
+        r"sriov-textfile: .* while reading the NIC of ens1f0: ZeroDivisionError: .*; .*\n", run.log
     )
 
 
@@ -514,7 +515,7 @@ def test_a_missing_mount_of_the_pci_devices_is_a_finding(make_host: MakeHost) ->
     assert found["what"] == (
         "cannot list PCI devices in /host/sys/bus/pci/devices: No such file or directory"
     )
-    assert "mount the host's there" in found["hint"]
+    assert "mount it from the host" in found["hint"]
 
 
 def test_a_missing_mount_of_the_netdevs_is_a_finding(make_host: MakeHost) -> None:
@@ -609,7 +610,9 @@ def test_a_missing_kubelet_socket_is_a_finding(make_host: MakeHost, tmp_path: Pa
     found = only_finding(make_host(WITH_COUNTERS), *flags)
     assert found["code"] == "kubelet"
     assert found["what"] == f"there is no kubelet socket at {tmp_path}/none"
-    assert found["hint"] == "mount it there or set --path.kubeletSocket"
+    assert found["hint"] == (
+        "set --path.kubeletSocket; in a container, mount its directory from the host"
+    )
 
 
 def test_a_kubelet_socket_without_permission_is_a_finding(tmp_path: Path) -> None:
@@ -672,7 +675,7 @@ def test_a_healthy_textfile_has_no_findings(make_host: MakeHost, tmp_path: Path)
     with running_node_exporter(tmp_path) as pid:
         assert findings(host, f"--textfile.path={path}") == []
         out = " ".join(host.collect("doctor", f"--textfile.path={path}").out.split())
-    line = rf"{path}: written \d s ago; node_exporter \(process {pid}\) reads its folder"
+    line = rf"{path}: written \d s ago; node_exporter \(process {pid}\) reads its directory"
     assert re.search(line, out)
 
 
@@ -681,7 +684,7 @@ def test_a_missing_textfile_folder_is_a_finding(make_host: MakeHost, tmp_path: P
     found = only_finding(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/none/sriov.prom")
     assert found["code"] == "textfile-folder-missing"
     assert found["about"] == f"{tmp_path}/none"
-    assert found["hint"].startswith("create the folder")
+    assert found["hint"].startswith("create the directory")
 
 
 @one_at_a_time
@@ -693,7 +696,7 @@ def test_an_unwritable_textfile_folder_is_a_finding(tmp_path: Path) -> None:
     with running_node_exporter(folder):
         found = finding_without_privilege(f"--textfile.path={folder}/sriov.prom")
     assert found["code"] == "textfile-not-writable"
-    assert found["what"].endswith(f" cannot write into {folder}")
+    assert found["what"].endswith(f" cannot write to {folder}")
     assert f"chmod g+w {folder}" in found["hint"]
 
 
@@ -749,7 +752,7 @@ def test_a_textfile_path_that_is_a_folder_is_a_finding(make_host: MakeHost, tmp_
     with running_node_exporter(tmp_path):
         found = only_finding(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/sriov.prom")
     assert found["code"] == "textfile-path"
-    assert found["what"] == f"{tmp_path}/sriov.prom is a folder, not a file"
+    assert found["what"] == f"{tmp_path}/sriov.prom is a directory, not a file"
 
 
 @one_at_a_time
@@ -757,7 +760,7 @@ def test_a_textfile_folder_that_is_a_file_is_a_finding(make_host: MakeHost, tmp_
     (tmp_path / "textfile").touch()
     found = findings(make_host(WITH_COUNTERS), f"--textfile.path={tmp_path}/textfile/sriov.prom")
     assert found[0]["code"] == "textfile-path"
-    assert found[0]["what"] == f"{tmp_path}/textfile is not a folder"
+    assert found[0]["what"] == f"{tmp_path}/textfile is not a directory"
 
 
 @one_at_a_time
@@ -957,7 +960,7 @@ def test_a_closed_standard_output_exits_1_with_a_one_line_message() -> None:
     command = f"{sys.executable} -m sriov_textfile doctor >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert done.returncode == 1
-    assert re.fullmatch(r"sriov-textfile: cannot write standard output: .*\n", done.stderr)
+    assert re.fullmatch(r"sriov-textfile: cannot write to standard output: .*\n", done.stderr)
 
 
 def test_text_is_wrapped_at_the_terminal_width() -> None:
@@ -974,7 +977,7 @@ def test_without_pyroute2_only_the_nic_details_are_missing(
     assert run.code == 0
     out = " ".join(run.out.split())
     reason = "doctor needs Python packages: pyroute2 is not installed"
-    assert f"NICs no driver versions, firmware and links: {reason}" in out
+    assert f"NICs driver versions, firmware and links are unknown: {reason}" in out
 
 
 @pytest.mark.parametrize(("netdev", "states"), [("lo", ["unknown", "down"]), ("none", [None])])

@@ -157,12 +157,12 @@ def test_invalid_listen_addresses_are_rejected(text: str) -> None:
         (
             "--collector.vfstatspriority=sysfs,ethtool",
             "--collector.vfstatspriority=sysfs,ethtool:"
-            " use a list of the readers sysfs and netlink: sysfs,netlink",
+            " use a comma-separated list of readers, such as sysfs,netlink",
         ),
         (
             "--textfile.path=/var/lib/x/sriov.txt",
             "--textfile.path=/var/lib/x/sriov.txt:"
-            " node_exporter reads only files whose names end in .prom",
+            " use a path that ends in .prom: node_exporter ignores other files",
         ),
         ("--web.listen-address=:99999", "--web.listen-address=:99999: use a port from 0 to 65535"),
         ("--web.rate-limit=0", "--web.rate-limit=0: use a whole number from 1 to 1000000"),

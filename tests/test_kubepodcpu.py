@@ -330,7 +330,7 @@ def test_missing_cgroups_are_logged_with_every_path_tried(host: Host, tmp_path: 
     assert (
         "there are no pod cgroups at /nowhere/cpuset/kubepods or"
         " /nowhere/cpuset/kubepods.slice or /nowhere/kubepods.slice or /nowhere/kubepods;"
-        " set --path.kubecgroup; in a container, mount the host's there" in run.log
+        " set --path.kubecgroup; in a container, mount it from the host" in run.log
     )
 
 

@@ -294,7 +294,7 @@ def test_a_missing_socket_is_reported(collect: Callable[..., Run], tmp_path: Pat
     assert_only_pods_are_missing(
         collect(simulated),
         f"there is no kubelet socket at {simulated.socket};"
-        " mount it there or set --path.kubeletSocket",
+        " set --path.kubeletSocket; in a container, mount its directory from the host",
     )
 
 
@@ -303,7 +303,9 @@ def test_a_file_instead_of_the_socket_is_reported(
 ) -> None:
     simulated = node(tmp_path)
     simulated.socket.write_text("")
-    assert_only_pods_are_missing(collect(simulated), f"nothing listens at {simulated.socket};")
+    assert_only_pods_are_missing(
+        collect(simulated), f"no process listens on the kubelet socket {simulated.socket};"
+    )
 
 
 def test_a_socket_without_a_listener_is_reported(
@@ -312,7 +314,9 @@ def test_a_socket_without_a_listener_is_reported(
     simulated = node(tmp_path)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(simulated.socket))
-    assert_only_pods_are_missing(collect(simulated), f"nothing listens at {simulated.socket};")
+    assert_only_pods_are_missing(
+        collect(simulated), f"no process listens on the kubelet socket {simulated.socket};"
+    )
 
 
 def test_a_path_too_long_for_a_socket_is_reported(
@@ -344,7 +348,7 @@ def test_a_kubelet_without_the_api_is_reported(collect: Callable[..., Run], tmp_
     with simulated.running("lacks the API"):
         run = collect(simulated)
     assert_only_pods_are_missing(
-        run, f"cannot ask the kubelet at {simulated.socket}: it has no PodResources v1 API"
+        run, f"cannot query the kubelet at {simulated.socket}: it has no PodResources v1 API"
     )
 
 
@@ -353,7 +357,7 @@ def test_a_truncated_response_is_reported(collect: Callable[..., Run], tmp_path:
     with simulated.running("is cut off"):
         run = collect(simulated)
     assert_only_pods_are_missing(
-        run, f"cannot ask the kubelet at {simulated.socket}: its response is cut off"
+        run, f"cannot query the kubelet at {simulated.socket}: its response is cut off"
     )
 
 
@@ -364,7 +368,7 @@ def test_a_response_larger_than_16_mib_is_reported(
     with serving(simulated.socket, bytes(17 << 20)):
         run = collect(simulated)
     assert_only_pods_are_missing(
-        run, f"cannot ask the kubelet at {simulated.socket}: its response is larger than 16 MiB"
+        run, f"cannot query the kubelet at {simulated.socket}: its response is larger than 16 MiB"
     )
 
 
@@ -394,7 +398,7 @@ def test_a_connection_closed_by_the_kubelet_is_reported(
         thread.join()
         listener.close()
     assert_only_pods_are_missing(
-        run, f"cannot ask the kubelet at {simulated.socket}: it closed the connection"
+        run, f"cannot query the kubelet at {simulated.socket}: it closed the connection"
     )
 
 
@@ -409,7 +413,7 @@ def test_a_hung_kubelet_leaves_time_for_all_other_metrics(
         assert time.monotonic() - start < 5
     run.out = path.read_text()
     assert_only_pods_are_missing(
-        run, f"cannot ask the kubelet at {simulated.socket}: it did not answer in time"
+        run, f"cannot query the kubelet at {simulated.socket}: it did not answer in time"
     )
 
 
@@ -421,4 +425,4 @@ def test_a_kubelet_that_accepts_connections_but_sends_nothing_is_reported(
         mute.bind(str(simulated.socket))
         mute.listen(8)
         run = collect(simulated, "--timeout=1s")
-    assert_only_pods_are_missing(run, f"cannot ask the kubelet at {simulated.socket}: it ")
+    assert_only_pods_are_missing(run, f"cannot query the kubelet at {simulated.socket}: it ")

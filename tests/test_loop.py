@@ -189,7 +189,7 @@ def test_a_hung_kernel_fails_the_collection_and_the_loop_goes_on(
     host.server.mute = True
     program = start("--interval=20ms", "--timeout=100ms", f"--textfile.path={path}")
     assert program.stderr
-    assert "no collection within 0.1 s (--timeout)" in next_problem(program)
+    assert "the collection did not finish within 0.1 s (--timeout)" in next_problem(program)
     assert not path.exists()
     host.server.mute = False
     wait_until(path.exists)

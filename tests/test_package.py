@@ -126,7 +126,7 @@ def test_doctor_in_the_zipapp_reports_the_missing_package_for_nic_details(
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
     done = run_pyz(pyz, "doctor", *host.flags)
     out = " ".join(done.stdout.split())
-    assert "firmware and links: doctor needs Python packages: pyroute2 is not installed" in out
+    assert "links are unknown: doctor needs Python packages: pyroute2 is not installed" in out
 
 
 def test_the_zipapp_reports_the_missing_packages_of_a_collector_and_writes_the_rest(

@@ -78,7 +78,7 @@ def hint(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_in_a_venv_the_hint_uses_its_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", "/opt/venv")
-    assert hint(monkeypatch) == "/opt/venv/bin/pip install 'schedule>=1.2'"
+    assert hint(monkeypatch) == "run /opt/venv/bin/pip install 'schedule>=1.2'"
 
 
 def test_with_an_externally_managed_python_the_hint_creates_a_venv(
@@ -95,7 +95,7 @@ def test_with_any_other_python_the_hint_uses_its_pip(
 ) -> None:
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    assert hint(monkeypatch) == f"{sys.executable} -m pip install 'schedule>=1.2'"
+    assert hint(monkeypatch) == f"run {sys.executable} -m pip install 'schedule>=1.2'"
 
 
 def test_serve_does_not_start_with_an_old_package() -> None:

@@ -252,7 +252,7 @@ def test_a_missing_folder_is_reported_with_a_hint(make_host: MakeHost) -> None:
     run = make_host().collect("--textfile.path=/nowhere/sriov.prom")
     assert run.code == 1
     assert "cannot write /nowhere/sriov.prom: No such file or directory" in run.log
-    assert "create the folder /nowhere" in run.log
+    assert "create the directory /nowhere" in run.log
 
 
 def test_a_file_system_without_new_files_is_reported_with_a_hint(make_host: MakeHost) -> None:

@@ -1,4 +1,4 @@
-"""The table of collectors. Each one is the module of its name, with a function `collect`.
+"""The table of collectors. Each is a module of the same name with a function `collect`.
 
 A collector's flag, `--collector.<name>`, its metrics about the run and its line in doctor follow
 from its row.
@@ -32,9 +32,9 @@ class Collector:
 
 
 COLLECTORS = (
-    Collector("vfstats", True, "counters of every VF"),
-    Collector("vfinfo", False, "configuration of every VF: MAC, VLAN, trust, driver, netdev"),
-    Collector("pfinfo", True, "every PF: driver, VFs, and the reader of their counters"),
-    Collector("kubepoddevice", False, "PCI devices that pods use"),
-    Collector("kubepodcpu", False, "CPUs that pods have exclusively"),
+    Collector("vfstats", True, "VF counters"),
+    Collector("vfinfo", False, "VF configuration: MAC, VLAN, trust, rate limits, driver, netdev"),
+    Collector("pfinfo", True, "PF details: driver, number of VFs, source of the VF counters"),
+    Collector("kubepoddevice", False, "the PCI devices that pods use"),
+    Collector("kubepodcpu", False, "the exclusive CPUs of pods"),
 )

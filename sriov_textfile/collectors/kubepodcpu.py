@@ -1,4 +1,4 @@
-"""kubepodcpu: the CPUs that containers have exclusively, and the NUMA node of each CPU."""
+"""kubepodcpu: the exclusive CPUs of containers, and the NUMA node of each CPU."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def collect(snapshot: Snapshot) -> Iterator[Family]:
     """Yield `sriov_cpu_info` and `sriov_kubepodcpu`; raises ProblemError.
 
-    A container has its CPUs exclusively if its cpuset is set, differs from what all pods together
-    may use, and has no CPU of the CPU manager's default set, on which the shared pool runs.
-    (While that set changes, containers in the pool keep the old one for some seconds.)
+    A container has exclusive CPUs if its cpuset is set, differs from the CPUs that all pods
+    together may use, and has no CPU of the CPU manager's default set, on which the shared pool
+    runs. (When that set changes, containers in the pool keep the old one for some seconds.)
     """
     info = Family("sriov_cpu_info", "gauge", "A CPU that is online, and its NUMA node.")
     nodes = snapshot.numa_nodes
@@ -30,7 +30,7 @@ def collect(snapshot: Snapshot) -> Iterator[Family]:
     default: frozenset[int] = frozenset()
     try:
         default = snapshot.cpu_checkpoint.default_cpus
-    except ProblemError as error:  # The pods' own set has to do.
+    except ProblemError as error:  # Without it, only the other two conditions apply.
         snapshot.skip(error.problem)
     for container in snapshot.containers:
         exclusive = container.cpus not in pool and container.cpus.isdisjoint(default)

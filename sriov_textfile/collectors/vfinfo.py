@@ -1,4 +1,4 @@
-"""vfinfo: how each VF is configured, and the driver and netdev that it has."""
+"""vfinfo: the configuration, driver and netdev of each VF."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SETTINGS = ("mac", "vlan", "qos", "vlan_proto", "spoofchk", "trust", "link_stat
 
 
 def collect(snapshot: Snapshot) -> Iterable[Family]:
-    """Return `sriov_vf_info` for each VF, and its rate limits where they are set.
+    """Return `sriov_vf_info` for each VF, and its rate limits if they are set.
 
-    A label is empty where the kernel does not report it, as for all VFs of a PF without netdev.
+    A label is empty if the kernel does not report it, as for all VFs of a PF without netdev.
     Raises ProblemError.
     """
     info = Family("sriov_vf_info", "gauge", "A VF as its PF has configured it, and who has it.")
@@ -64,7 +64,7 @@ def _configured(snapshot: Snapshot, pf: Pf) -> dict[int, Vf]:
 
 
 def _settings(vf: Vf | None) -> dict[str, str]:
-    """Return the labels that come from rtnetlink; without a VLAN its labels are empty, not 0."""
+    """Return the labels from rtnetlink; without a VLAN, its labels are empty instead of 0."""
     if vf is None:
         return dict.fromkeys(_SETTINGS, "")
     vlan = bool(vf.vlan)

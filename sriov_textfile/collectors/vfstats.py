@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from sriov_textfile.snapshot import Snapshot
 
-# The standard counters in the order of the page; a driver's own follow, sorted by name.
+# The standard counters in output order; those of a driver follow, sorted by name.
 HELP = {
     "rx_bytes": "Bytes that the VF received.",
     "tx_bytes": "Bytes that the VF sent.",

@@ -1,4 +1,4 @@
-"""Reads the machine into a Report: runs the collectors, takes the inventory, looks at the file."""
+"""Reads the machine into a Report: collectors, inventory and the .prom file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sriov_textfile.log import Log
 from sriov_textfile.problems import ProblemError
 from sriov_textfile.snapshot import Snapshot
 
-# A timer or cron writes at least every minute.
+# Timers and cron jobs write at least once a minute.
 _STALE_SECONDS = 300.0
 _GRACE_SECONDS = 5.0  # for reads that have no time limit of their own
 
 
 class ExamineError(Exception):
-    """Raised when the machine does not answer, or in a way that is not handled."""
+    """Raised if reading the machine does not finish, or fails unexpectedly."""
 
 
 def examine(config: Config, describe_nic: inventory.DescribeNic | None = None) -> Report:
@@ -39,12 +39,13 @@ def examine(config: Config, describe_nic: inventory.DescribeNic | None = None) -
         finally:
             snapshot.close()
 
-    # Twice the time of a collection, so that a host that is too slow for one can be examined.
+    # Twice the time of a collection, so that doctor also finishes on a host that is too slow.
     limit = 2 * config.timeout + _GRACE_SECONDS
     try:
         if not Task(read).wait(limit):
             raise ExamineError(
-                f"no answer within {limit:g} s, reading {snapshot.reading}; see dmesg"
+                f"doctor did not finish within {limit:g} s: still reading {snapshot.reading};"
+                " see dmesg"
             )
     except ExamineError:
         raise
@@ -52,7 +53,8 @@ def examine(config: Config, describe_nic: inventory.DescribeNic | None = None) -
         raise ExamineError(str(error)) from None
     except Exception as error:
         raise ExamineError(
-            f"{type(error).__name__}: {error}, reading {snapshot.reading}; please report this"
+            f"doctor failed unexpectedly while reading {snapshot.reading}:"
+            f" {type(error).__name__}: {error}; please report this"
         ) from error
     return reports[0]
 
@@ -91,9 +93,9 @@ def _textfile(config: Config) -> Textfile:
     folder_exists, age, problem = True, None, ""
     try:
         if not stat.S_ISDIR(os.stat(folder).st_mode):
-            problem = f"{folder} is not a folder"
+            problem = f"{folder} is not a directory"
         elif not os.statvfs(folder).f_bavail:
-            problem = f"there is no space left in {folder}"
+            problem = f"no space left in {folder}"
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         folder_exists = error.filename != folder
@@ -102,7 +104,7 @@ def _textfile(config: Config) -> Textfile:
     else:
         age = max(0.0, time.time() - status.st_mtime)
         if stat.S_ISDIR(status.st_mode):
-            problem = f"{path} is a folder, not a file"
+            problem = f"{path} is a directory, not a file"
     return Textfile(
         path=path,
         folder=folder,
@@ -119,5 +121,5 @@ def _textfile(config: Config) -> Textfile:
 def _user() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # A container's user may have no name.
+    except KeyError:  # A container's user may have no passwd entry.
         return f"uid {os.geteuid()}"

@@ -1,7 +1,7 @@
 """Draws conclusions from a Report: what is wrong, what it means, and what to do.
 
-Each rule is a generator of findings, and RULES has them in the order of the output. A problem
-that a collection would log becomes a finding by itself, unless a rule explains it better.
+Each rule is a generator of findings, and RULES has them in output order. A problem that a
+collection would log becomes a finding without a rule of its own, unless a rule explains it better.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from sriov_textfile.problems import Problem
 _DRIVERS_WITHOUT_COUNTERS = ("igb",)
 # Drivers that assign a device to a virtual machine or to a program in userspace.
 _USERSPACE_DRIVERS = ("vfio-pci", "igb_uio", "uio_pci_generic", "pci-stub")
-_MAX_OF_A_KIND = 20
+_MAX_PER_CODE = 20
 
-# What the problems of collections mean; what it means for a path depends on the flag.
+# What a problem means: by subject if that is a flag, otherwise by code.
 _MEANINGS = {
-    "--path.sysbuspci": "no PF and no VF can be found; this is what a container without the host's"
-    " /sys looks like",
-    "--path.sysclassnet": "the sysfs reader finds no counters; this is what a container without the"
-    " host's /sys looks like",
-    "--path.nodecpuinfo": "kubepodcpu fails: there is no sriov_cpu_info and no sriov_kubepodcpu",
-    "--path.kubecgroup": "kubepodcpu fails: there is no sriov_kubepodcpu",
+    "--path.sysbuspci": "no PFs or VFs can be found, as in a container without the host's /sys",
+    "--path.sysclassnet": "the sysfs reader finds no counters, as in a container without the host's"
+    " /sys",
+    "--path.nodecpuinfo": "kubepodcpu fails: sriov_cpu_info and sriov_kubepodcpu are missing",
+    "--path.kubecgroup": "kubepodcpu fails: sriov_kubepodcpu is missing",
     "--path.cpucheckpoint": "the shared pool is unknown: sriov_kubepodcpu may list containers that"
     " run in the pool",
     "rtnetlink": "configuration and counters that only rtnetlink has are missing, and"
     " sriov_scrape_collector_success is 0",
     "reader-failed": "counters are missing unless another reader has them, and"
     " sriov_scrape_collector_success is 0",
-    "kubelet": "nothing is known about which pod uses which VF: there is no sriov_kubepoddevice",
-    "missing-package": "the collector that needs it has no metrics",
+    "kubelet": "it is unknown which pod uses which VF: sriov_kubepoddevice is missing",
+    "missing-package": "the collector that needs it exports no metrics",
     "unexpected": "metrics are missing or incomplete, and sriov_scrape_collector_success is 0",
     "unreadable-device": "if it is a PF, all of its metrics are missing",
     "unreadable": "it is left out of the metrics and counted in sriov_scrape_collector_skipped",
@@ -44,37 +43,37 @@ _MEANINGS = {
     " sriov_scrape_collector_skipped",
 }
 _HINTS = {
-    "unreadable-device": "check that this user can read it; if so, see dmesg for its driver",
-    "unreadable": "check that this user can read it; if so, see dmesg for errors of the driver",
-    "bad-counter": "the driver publishes it this way: see whether a newer one is better",
-    "repeated-series": "see which devices or pods share the name and address in the labels",
+    "unreadable-device": "check that this user can read it; if so, see dmesg for driver messages",
+    "unreadable": "check that this user can read it; if so, see dmesg for driver messages",
+    "bad-counter": "the driver publishes it this way: try a newer driver",
+    "repeated-series": "find the devices or pods that share these labels",
 }
-_LOOK = "see dmesg and the log of the service"
+_DEFAULT_HINT = "see dmesg and the log of the service"
 # Problems that a rule combines into findings of its own.
 _COMBINED = ("unknown-netdev",)
 
 
 def findings(report: Report) -> list[Finding]:
-    """Return everything that keeps a metric away or makes it doubtful."""
+    """Return a finding for everything that makes a metric missing or unreliable."""
     return [finding for rule in RULES for finding in rule(report)]
 
 
 def _problems(report: Report) -> Iterator[Finding]:
-    """Yield a finding for each problem of the collectors, and one for the rest of its kind."""
+    """Yield a finding for each problem; if a code has too many, the last one counts the rest."""
     shown: dict[str, int] = {}
     unlisted = [report.inventory.problem] if report.inventory.problem else []
     for problem in _distinct([*unlisted, *report.failed, *report.skipped]):
         if problem.code in _COMBINED:
             continue
         shown[problem.code] = shown.get(problem.code, 0) + 1
-        if shown[problem.code] <= _MAX_OF_A_KIND:
+        if shown[problem.code] <= _MAX_PER_CODE:
             yield _finding(problem)
     for code, count in shown.items():
-        if count > _MAX_OF_A_KIND:
+        if count > _MAX_PER_CODE:
             yield Finding(
                 code,
                 "",
-                f"{count - _MAX_OF_A_KIND} more problems of this kind",
+                f"{count - _MAX_PER_CODE} more problems of this kind",
                 _MEANINGS.get(code, ""),
                 "use --json to see all of them",
             )
@@ -82,12 +81,12 @@ def _problems(report: Report) -> Iterator[Finding]:
 
 def _finding(problem: Problem) -> Finding:
     meaning = _MEANINGS.get(problem.subject) or _MEANINGS.get(problem.code, "")
-    hint = problem.hint or _HINTS.get(problem.code, _LOOK)
+    hint = problem.hint or _HINTS.get(problem.code, _DEFAULT_HINT)
     return Finding(problem.code, problem.subject, problem.reason, meaning, hint)
 
 
 def _distinct(problems: list[Problem]) -> list[Problem]:
-    """Return problems each once: two collectors may have met the same."""
+    """Return the problems without duplicates: two collectors may report the same one."""
     found = {(problem.code, problem.subject, problem.reason): problem for problem in problems}
     return list(found.values())
 
@@ -100,9 +99,9 @@ def _missing_netdevs(report: Report) -> Iterator[Finding]:
         yield Finding(
             "missing-mount",
             flag,
-            f"the folder of {flag} has none of the PFs' netdevs ({pfs[0].netdev} …)",
+            f"{flag} has none of the PFs' netdevs ({pfs[0].netdev} …)",
             _MEANINGS[flag],
-            f"set {flag}; in a container, mount the host's there",
+            f"set {flag}; in a container, mount it from the host",
         )
 
 
@@ -117,7 +116,7 @@ def _collectors_off(report: Report) -> Iterator[Finding]:
             "vfstats",
             "--collector.vfstats is off",
             "there are no sriov_vf_* counters",
-            "remove --collector.vfstats=false or --no-collector.vfstats, unless that is intended",
+            "remove --collector.vfstats=false or --no-collector.vfstats, unless this is intended",
         )
 
 
@@ -135,23 +134,23 @@ def _no_pf(report: Report) -> Iterator[Finding]:
             "",
             f"--collector.pf-include or --collector.pf-exclude leaves out every PF"
             f" ({found.left_out})",
-            "there are no sriov_vf_* and sriov_pf_* metrics",
-            "correct the two regular expressions: they are searched for in the PF's netdev name",
+            "there are no sriov_vf_* or sriov_pf_* metrics",
+            "correct the two regular expressions: they match anywhere in the PF's netdev name",
         )
     elif not any(problem.code == "unreadable-device" for problem in report.skipped):
         yield Finding(
             "no-pf",
             "",
-            "no network device of this host supports SR-IOV (none has sriov_totalvfs)",
-            "there are no sriov_vf_* and sriov_pf_* metrics; that is normal on a host without"
-            " SR-IOV, and in a virtual machine that was given VFs",
-            "enable SR-IOV in the firmware of the host and the NIC, and load the PF's driver",
+            "no network device on this host supports SR-IOV (none has sriov_totalvfs)",
+            "there are no sriov_vf_* or sriov_pf_* metrics; this is normal on a host without"
+            " SR-IOV, and in a virtual machine that VFs are assigned to",
+            "enable SR-IOV in the firmware of host and NIC, and load the PF's driver",
         )
 
 
 def _other_namespace(report: Report) -> Iterator[Finding]:
     if not any(problem.code == "unknown-netdev" for problem in report.failed):
-        return  # No collection asks the kernel about these netdevs.
+        return  # No collector requests these netdevs from the kernel.
     pfs = [pf for pf in report.inventory.pfs if pf.netdev]
     unknown = [pf for pf in pfs if pf.link_problem and pf.link_problem.code == "unknown-netdev"]
     names = ", ".join(pf.netdev for pf in unknown)
@@ -168,7 +167,7 @@ def _other_namespace(report: Report) -> Iterator[Finding]:
         yield Finding(
             "netdev-gone",
             names,
-            f"sysfs had netdevs that the kernel does not have: {names}",
+            f"sysfs listed netdevs that the kernel no longer has: {names}",
             "they were removed or renamed in the meantime, or moved to another network namespace",
             "run doctor again",
         )
@@ -185,7 +184,7 @@ def _too_slow(report: Report) -> Iterator[Finding]:
             "",
             f"the collectors took {seconds:.1f} s ({each}); --timeout is"
             f" {report.timeout_seconds:g} s",
-            "a collection that takes this long writes nothing",
+            "a collection that exceeds --timeout writes nothing",
             "set a longer --timeout, or leave out PFs with --collector.pf-exclude",
         )
 
@@ -202,7 +201,7 @@ def _no_netdev(report: Report) -> Iterator[Finding]:
             hint = "load its driver; if that fails, see dmesg"
         elif pf.kind == "InfiniBand":
             meaning = "an InfiniBand PF has a netdev only with IP over InfiniBand"
-            hint = "modprobe ib_ipoib; if the host has the netdev, run in its network namespace"
+            hint = "run modprobe ib_ipoib; if the host has the netdev, run in its network namespace"
         else:
             meaning = "its netdev is not in the network namespace of this program or of its /sys"
             hint = "run in the host's network namespace; in a pod: hostNetwork: true"
@@ -211,7 +210,7 @@ def _no_netdev(report: Report) -> Iterator[Finding]:
             pf.address,
             f"PF {pf.address} (driver {pf.driver or 'none'}) has no netdev",
             f"{meaning}: no reader has counters for its VFs",
-            f"{hint}. To leave out every PF without netdev: {_leave_out(pf)}",
+            f"{hint}. To leave out every PF without a netdev: {_leave_out(pf)}",
         )
 
 
@@ -221,7 +220,7 @@ def _no_vfs(report: Report) -> Iterator[Finding]:
         create = (
             f"echo N > /sys/bus/pci/devices/{pf.address}/sriov_numvfs, or use the SR-IOV operator"
             if pf.total_vfs
-            else "enable SR-IOV in the NIC's firmware or with a parameter of the driver"
+            else "enable SR-IOV in the NIC's firmware or with a driver parameter"
         )
         yield Finding(
             "no-vfs",
@@ -243,7 +242,7 @@ def _no_counters(report: Report) -> Iterator[Finding]:
             pf.netdev,
             f"no reader has counters for {len(without)} of the {len(pf.vfs)} VFs of {pf.netdev}",
             "; ".join(f"{reader.name}: {reader.why_not}" for reader in pf.readers),
-            f"switch on a reader that is off; otherwise see what driver {pf.driver} supports"
+            f"switch on a reader that is off; otherwise check what driver {pf.driver} supports"
             " (docs/hardware.md): a newer kernel or the vendor's driver may have VF counters",
         )
 
@@ -279,13 +278,13 @@ def _vfs(count: int) -> str:
 
 
 def _in_use(vf: Vf) -> str:
-    """Return why a VF should have counted something, or "" if no reason is known."""
+    """Return evidence that a VF is in use, or "" if there is none."""
     if vf.netdev_packets:
         return f"{vf.netdev} (VF {vf.number}) has itself counted {vf.netdev_packets} packets"
     if vf.pods:
         return f"pod {vf.pods[0]} uses VF {vf.number}"
     if vf.driver == "vfio-pci":
-        return f"VF {vf.number} is bound to vfio-pci for a virtual machine"
+        return f"VF {vf.number} is bound to vfio-pci for a virtual machine or DPDK"
     return ""
 
 
@@ -325,9 +324,9 @@ def _textfile(report: Report) -> Iterator[Finding]:
         yield Finding(
             "textfile-folder-missing",
             folder,
-            f"the folder {folder} does not exist",
+            f"the directory {folder} does not exist",
             f"{path} cannot be written, and node_exporter has nothing to read",
-            "create the folder, or correct --textfile.path; in a container, mount it",
+            "create the directory, or correct --textfile.path; in a container, mount it",
         )
         return
     if textfile.problem:
@@ -342,9 +341,9 @@ def _textfile(report: Report) -> Iterator[Finding]:
         yield Finding(
             "textfile-not-writable",
             folder,
-            f"{report.user} cannot write into {folder}",
+            f"{report.user} cannot write to {folder}",
             f"this user cannot update {path}",
-            f"run as a user that can, or give this one access (chgrp, chmod g+w"
+            f"run as a user with write access, or grant it (chgrp, chmod g+w"
             f" {shlex.quote(folder)}); if the file system is read-only, mount it writable (in a"
             " service: ReadWritePaths=)",
         )
@@ -374,21 +373,21 @@ def _unread(textfile: Textfile) -> Iterator[Finding]:
         return
     if textfile.node_exporters:
         others = ", ".join(
-            f"process {exporter.pid} reads {' and '.join(exporter.folders) or 'no folder'}"
+            f"process {exporter.pid} reads {' and '.join(exporter.folders) or 'no directory'}"
             for exporter in textfile.node_exporters
         )
         what = f"no node_exporter reads {textfile.folder}: {others}"
     elif textfile.sees_processes:
-        what = f"no node_exporter runs on this host to read {textfile.folder}"
+        what = f"no node_exporter runs on this host, so none reads {textfile.folder}"
     else:
         return  # A container does not see the host's processes.
     yield Finding(
         "textfile-not-read",
         textfile.folder,
         what,
-        "files in this folder do not reach Prometheus",
+        "files in this directory do not reach Prometheus",
         f"start node_exporter with --collector.textfile.directory={shlex.quote(textfile.folder)},"
-        " or set --textfile.path to a file in a folder that it reads",
+        " or set --textfile.path to a file in a directory that it reads",
     )
 
 

@@ -1,6 +1,6 @@
-"""Finds the running node_exporters, and the folders whose .prom files each reads.
+"""Finds the running node_exporters, and the directories whose .prom files each reads.
 
-The command line: /proc/<pid>/cmdline, proc(5).
+The command line is in /proc/<pid>/cmdline, see proc(5).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 
 from sriov_textfile.doctor.report import NodeExporter
 
-# The folders that a program reads without the flag: Debian's build has a default.
+# The directories that a program reads without the flag: Debian's build has a default.
 _DEFAULT_FOLDERS: dict[str, list[str]] = {
     "node_exporter": [],
     "prometheus-node-exporter": ["/var/lib/prometheus/node-exporter"],
@@ -40,7 +40,7 @@ def running(folder: str, proc: str = "/proc") -> list[NodeExporter]:
 def sees_processes(proc: str = "/proc") -> bool:
     """Return whether all of the host's processes are visible.
 
-    They are not in most containers, nor for users other than root where /proc is mounted with
+    They are not in most containers, nor for users other than root if /proc is mounted with
     hidepid.
     """
     try:
@@ -54,7 +54,7 @@ def _command_line(path: str) -> list[str]:
     try:
         with open(path, "rb") as file:
             return [os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0") if word]
-    except OSError:  # It has ended, or is not visible.
+    except OSError:  # The process has ended or is not visible.
         return []
 
 
@@ -64,7 +64,7 @@ def _is_off(words: list[str]) -> bool:
 
 
 def _folders(words: list[str]) -> list[str]:
-    """Return the values of the flag, which may be given several times."""
+    """Return the values of the flag, which may be repeated."""
     folders = []
     for position, word in enumerate(words):
         flag, equals, value = word.partition("=")
@@ -74,19 +74,19 @@ def _folders(words: list[str]) -> list[str]:
 
 
 def _reads(folder: str, patterns: list[str], process: str) -> bool | None:
-    """Return whether a process reads our folder, or None if that is unknown.
+    """Return whether a process reads `folder`, or None if that is unknown.
 
-    Its paths are relative to its own root and working directory. A path may be a pattern.
+    The patterns are relative to the process's own root and working directory.
     """
-    unsure = False
+    unknown = False
     for pattern in patterns:
         try:
             path = os.path.join(os.readlink(f"{process}/cwd"), pattern)
             if os.path.samefile(folder, f"{process}/root{path}"):
                 return True
-        except PermissionError:  # Only root may look; the path may be another folder there.
-            unsure = True
-        except OSError:  # The process' root has no such path.
+        except PermissionError:  # Only root may look; the path may be another directory there.
+            unknown = True
+        except OSError:  # The path does not exist in the process's root.
             if glob.has_magic(pattern) and fnmatch.fnmatchcase(folder, pattern):
                 return True
-    return None if unsure else False
+    return None if unknown else False

@@ -10,7 +10,7 @@ from sriov_textfile.problems import Problem
 
 @dataclass
 class CollectorResult:
-    """What came of running a collector, as a collection does."""
+    """The result of running a collector."""
 
     name: str
     success: bool
@@ -20,11 +20,11 @@ class CollectorResult:
 
 @dataclass
 class NodeExporter:
-    """A running node_exporter, and the folders whose files it reads."""
+    """A running node_exporter, and the directories whose files it reads."""
 
     pid: int
     folders: list[str]
-    reads_ours: bool | None  # whether it reads the textfile's folder; None if that is unknown
+    reads_ours: bool | None  # whether it reads the textfile's directory; None if unknown
 
 
 @dataclass
@@ -39,12 +39,12 @@ class Textfile:
     age_seconds: float | None  # None if the file does not exist
     stale_after_seconds: float
     node_exporters: list[NodeExporter]
-    sees_processes: bool  # False in a container, which has process IDs of its own
+    sees_processes: bool  # False in a container with a PID namespace of its own
 
 
 @dataclass
 class Finding:
-    """Something that keeps a metric away or makes it doubtful."""
+    """Something that makes a metric missing or unreliable."""
 
     code: str  # stable, for programs
     about: str  # a PF's netdev or address, a path, a flag, or ""
@@ -55,7 +55,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """All of it."""
+    """The facts about a host, and the findings."""
 
     version: str
     host: str

@@ -17,13 +17,13 @@ from sriov_textfile.log import printable
 from sriov_textfile.problems import Problem
 from sriov_textfile.table import aligned
 
-# Numbers of ECMA-48's SGR.
+# SGR parameters (ECMA-48).
 _PLAIN, _BOLD, _RED, _GREEN = "", "1", "31", "32"
 _WIDTH, _LEAST_WIDTH = 100, 60
 
 
 def as_json(report: Report) -> str:
-    """Return the report as docs/doctor.md documents it; `healthy` agrees with the exit code."""
+    """Return the JSON that docs/doctor.md documents; `healthy` agrees with the exit code."""
     facts = asdict(report)
     inventory = facts.pop("inventory")
     findings = facts.pop("findings")
@@ -37,9 +37,9 @@ def _plain(value: object) -> dict[str, str]:
 
 
 def terminal() -> tuple[int, bool]:
-    """Return the width of standard output, and whether it shows colours, as a terminal does.
+    """Return the width of standard output, and whether it is a terminal that shows colours.
 
-    NO_COLOR in the environment turns them off (https://no-color.org).
+    NO_COLOR in the environment turns colours off (https://no-color.org).
     """
     if sys.stdout is None or not sys.stdout.isatty():
         return _WIDTH, False
@@ -51,8 +51,8 @@ def terminal() -> tuple[int, bool]:
 def as_text(report: Report, width: int, colour: bool) -> str:
     """Return the report as lines; sentences are wrapped at `width`, tables are not.
 
-    `colour` adds escape sequences for a terminal (ECMA-48). Those in names from the machine are
-    shown as text.
+    `colour` adds escape sequences (ECMA-48). Escape sequences in names from the machine are
+    printed as text.
     """
     lines = []
     for style, line in _Text(width).report(report):
@@ -65,7 +65,7 @@ _Line = tuple[str, str]  # style and text
 
 
 class _Text:
-    """Makes lines of a report."""
+    """Formats a report as lines."""
 
     def __init__(self, width: int) -> None:
         self._width = width
@@ -80,7 +80,7 @@ class _Text:
         for pf in report.inventory.pfs:
             yield from self._pf(pf)
             yield _PLAIN, ""
-        yield from self._facts("", _surroundings(report))
+        yield from self._facts("", _environment(report))
         yield _PLAIN, ""
         yield style, count if report.findings else _nothing_found(report)
         for number, finding in enumerate(report.findings, 1):
@@ -196,7 +196,7 @@ def _switch(value: bool | None) -> str:
     return "-" if value is None else ("on" if value else "off")
 
 
-def _surroundings(report: Report) -> list[tuple[str, str]]:
+def _environment(report: Report) -> list[tuple[str, str]]:
     inventory = report.inventory
     facts = [
         ("run by", f"{report.user}, sriov-textfile {report.version}"),
@@ -207,7 +207,7 @@ def _surroundings(report: Report) -> list[tuple[str, str]]:
     if inventory.problem:
         facts.append(("PFs", inventory.problem.reason))
     if inventory.nics:
-        facts.append(("NICs", f"no driver versions, firmware and links: {inventory.nics}"))
+        facts.append(("NICs", f"driver versions, firmware and links are unknown: {inventory.nics}"))
     return facts
 
 
@@ -229,7 +229,7 @@ def _cpus(cpus: Cpus) -> str:
 
 def _textfile(textfile: Textfile | None) -> str:
     if textfile is None:
-        return "not checked: give --textfile.path as the timer, cron job or sidecar has it"
+        return "not checked: pass the --textfile.path of the timer, cron job or sidecar"
     age = textfile.problem or "does not exist"
     if textfile.age_seconds is not None and not textfile.problem:
         age = f"written {textfile.age_seconds:.0f} s ago"
@@ -237,9 +237,9 @@ def _textfile(textfile: Textfile | None) -> str:
     readers = [str(exporter.pid) for exporter in exporters if exporter.reads_ours]
     unknown = any(exporter.reads_ours is None for exporter in exporters)
     if readers:
-        read = f"node_exporter (process {', '.join(readers)}) reads its folder"
+        read = f"node_exporter (process {', '.join(readers)}) reads its directory"
     elif unknown or not (exporters or textfile.sees_processes):
-        read = "whether a node_exporter reads its folder is not visible from here"
+        read = "it is unknown whether a node_exporter reads its directory"
     else:
-        read = "no node_exporter reads its folder"
+        read = "no node_exporter reads its directory"
     return f"{textfile.path}: {age}; {read}"

@@ -1,1 +1,1 @@
-"""Reads the machine: knows the kernel's formats, and no metrics."""
+"""Reads the machine from sysfs, rtnetlink and ethtool; does not depend on metrics."""

@@ -6,7 +6,7 @@ import os
 
 from sriov_textfile.host.files import read
 
-# No kernel has more (CONFIG_NR_CPUS is at most 8192); a broken list must not fill the memory.
+# No kernel has more (CONFIG_NR_CPUS is at most 8192); a broken list must not exhaust memory.
 _MAX_CPUS = 65536
 
 
@@ -28,9 +28,9 @@ def parse_cpu_list(text: str) -> frozenset[int]:
 
 
 def numa_nodes(root: str) -> dict[int, str]:
-    """Return the NUMA node of each online CPU, below /sys/devices/system/node.
+    """Return the NUMA node of each online CPU; `root` is /sys/devices/system/node.
 
-    A node that has only memory adds no CPU. Raises OSError, ValueError.
+    A node without CPUs, which has only memory, is left out. Raises OSError, ValueError.
     """
     nodes: dict[int, str] = {}
     for name in os.listdir(root):

@@ -20,7 +20,7 @@ ABSENT = frozenset(
 
 _U64_DIGITS = 20
 
-# A FIFO in the place of a regular file must not stop the program.
+# Without O_NONBLOCK, a FIFO in place of a regular file would block the program.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -43,7 +43,7 @@ def read_int(path: str) -> int | None:
 
 
 def to_u64(text: str) -> int | None:
-    """Return the unsigned 64-bit integer that a text is in decimal digits, or None."""
+    """Return a text of decimal digits as an unsigned 64-bit integer, or None if it is not one."""
     if text.isascii() and text.isdecimal() and len(text) <= _U64_DIGITS and int(text) < 2**64:
         return int(text)
     return None
@@ -53,8 +53,8 @@ def read_at(path: str, dir_fd: int | None = None, flags: int = 0, limit: int = 6
     """Return a file's text without the last newline.
 
     The path is relative to the directory `dir_fd`, if that is given; `flags` are added to
-    those of open(2). Raises OSError, also for a file of `limit` bytes or more, because a part
-    of it could pass for the whole.
+    those of open(2). Raises OSError, also for a file of `limit` bytes or more, because a
+    truncated text could be mistaken for the whole.
     """
     fd = os.open(path, _FLAGS | flags, dir_fd=dir_fd)
     try:

@@ -1,7 +1,7 @@
-"""Reads what only doctor shows of a NIC: driver version, firmware, link and eswitch mode.
+"""Reads the NIC details that only doctor shows: driver version, firmware, link, eswitch mode.
 
 The formats: the kernel's include/uapi/linux/if.h, ethtool.h and devlink.h. pyroute2 handles
-rtnetlink, ethtool and devlink; it has no request for the driver's version and firmware.
+rtnetlink, ethtool and devlink, but has no request for the driver's version and firmware.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GDRVINFO = 3
 _IFREQ = struct.Struct("16sP16x")  # name, address of the data
-# struct ethtool_drvinfo: command, driver, version, fw_version, and what is not used here
+# struct ethtool_drvinfo: command, driver, version, fw_version, and unused fields
 _DRVINFO = struct.Struct("=I32s32s32s96x")
 _SPEED_UNKNOWN = (0, 0xFFFF, 0xFFFFFFFF)
 _ESWITCH_MODES = {0: "legacy", 1: "switchdev"}  # enum devlink_eswitch_mode
@@ -33,7 +33,7 @@ _ESWITCH_MODES = {0: "legacy", 1: "switchdev"}  # enum devlink_eswitch_mode
 
 @dataclass
 class Nic:
-    """A PF's NIC as its driver describes it; None is unknown."""
+    """A PF's NIC as its driver describes it; None means unknown."""
 
     driver_version: str | None = None  # an in-tree driver reports the kernel's version
     firmware: str | None = None
@@ -43,32 +43,29 @@ class Nic:
 
 
 def describe(pf: Pf) -> Nic:
-    """Return what is known of a PF's NIC.
-
-    Raises ImportError where pyroute2 is not installed.
-    """
+    """Return the details of a PF's NIC; raises ImportError if pyroute2 is not installed."""
     import pyroute2  # noqa: F401 - it takes 110 ms to import
 
     if not pf.netdev:
-        return Nic(eswitch_mode=_if_any(_eswitch_mode, pf.address))
-    driver_version, firmware = _if_any(_driver_and_firmware, pf.netdev) or (None, None)
+        return Nic(eswitch_mode=_or_none(_eswitch_mode, pf.address))
+    driver_version, firmware = _or_none(_driver_and_firmware, pf.netdev) or (None, None)
     return Nic(
         driver_version=driver_version,
         firmware=firmware,
-        link_state=_if_any(_link_state, pf.netdev),
-        speed=_if_any(_speed, pf.netdev),
-        eswitch_mode=_if_any(_eswitch_mode, pf.address),
+        link_state=_or_none(_link_state, pf.netdev),
+        speed=_or_none(_speed, pf.netdev),
+        eswitch_mode=_or_none(_eswitch_mode, pf.address),
     )
 
 
-def _if_any(ask: Callable[[str], Fact | None], about: str) -> Fact | None:
-    """Return the answer, or None if there is none.
+def _or_none(read: Callable[[str], Fact | None], name: str) -> Fact | None:
+    """Return what `read` returns for a netdev or PCI address, or None if it fails.
 
-    Many drivers lack one or the other, the errors differ by kernel and pyroute2 version, and
-    nothing depends on the answer.
+    Many drivers lack some of the details, the errors differ by kernel and pyroute2 version, and
+    no metric depends on them.
     """
     try:
-        return ask(about)
+        return read(name)
     except Exception:
         return None
 

@@ -21,7 +21,7 @@ _NETWORK_CLASSES = {"0x0200": "Ethernet", "0x0207": "InfiniBand", "0x0280": "oth
 
 
 class Pf:
-    """A physical function, or one port of it where a card has several on one PCI address."""
+    """A physical function, or one of its ports if several ports share the PCI address."""
 
     __slots__ = (
         "address",
@@ -38,9 +38,9 @@ class Pf:
     def __init__(self, address: str) -> None:
         self.address = address  # 0000:3b:00.0, the name below /sys/bus/pci/devices
         self.kind = ""  # class: Ethernet, InfiniBand, other network
-        self.netdev = ""  # net/<netdev>; "" for a PF that has none, as under vfio-pci
-        self.driver = ""  # the last part of the link `driver`; "" for none
-        self.numa_node = ""  # numa_node; "" where the kernel reports -1
+        self.netdev = ""  # net/<netdev>; "" if it has none, as with vfio-pci
+        self.driver = ""  # target of the link `driver`; "" if there is none
+        self.numa_node = ""  # numa_node; "" if the kernel reports -1
         self.total_vfs = 0  # sriov_totalvfs
         self.num_vfs: int | None = None  # sriov_numvfs
         self.switchdev = False  # whether phys_switch_id names an embedded switch
@@ -50,12 +50,12 @@ class Pf:
 def discover(sysbuspci: str, skip: Skip) -> list[Pf]:
     """Return every network PF below `sysbuspci`, in the order of PCI addresses and ports.
 
-    A device or VF that disappears while it is read is left out; one that cannot be read is
-    passed to `skip` and left out. Raises OSError if the folder itself cannot be read.
+    A device or VF that disappears while it is read is left out; a device that cannot be read is
+    passed to `skip` and left out. Raises OSError if `sysbuspci` itself cannot be read.
     """
     pfs: list[Pf] = []
     vf_addresses: set[str] = set()
-    # In this order a PF comes before its VFs, so the folders of VFs need not be read.
+    # In this order a PF comes before its VFs, so the directories of VFs need not be read.
     for address in sorted(os.listdir(sysbuspci)):
         if address in vf_addresses:
             continue
@@ -84,10 +84,10 @@ def vf_driver_and_netdev(sysbuspci: str, address: str) -> tuple[str, str]:
 
 
 def _ports(sysbuspci: str, address: str, skip: Skip) -> list[Pf]:
-    """Return the PF at this address, once for each of its ports; none for another device.
+    """Return the network PF at this address, once for each of its ports; [] if there is none.
 
-    A detail that cannot be read is passed to `skip`: the PF, its VFs and its netdev can be found
-    without it.
+    A detail that cannot be read is passed to `skip` and left empty: it is not needed to find the
+    PF's VFs and netdev.
     """
 
     def detail(name: str) -> str:
@@ -100,7 +100,7 @@ def _ports(sysbuspci: str, address: str, skip: Skip) -> list[Pf]:
 
     device = f"{sysbuspci}/{address}"
     total_vfs = read_int(f"{device}/sriov_totalvfs")
-    if total_vfs is None:  # Most devices of a host; nothing else of them is read.
+    if total_vfs is None:  # True of most devices, of which nothing else is read.
         return []
     kind = _NETWORK_CLASSES.get((read(f"{device}/class") or "")[:6])
     if kind is None:
@@ -136,7 +136,7 @@ def _vfs(device: str) -> dict[int, str]:
     try:
         links = [name for name in os.listdir(folder) if name.startswith("virtfn")]
         vfs = {}
-        # Relative to the folder: resolving the long path from the root takes longer.
+        # Relative to the directory, because resolving the whole path each time is slower.
         for number in sorted([int(name[6:]) for name in links if name[6:].isdecimal()]):
             if address := _link_name(f"virtfn{number}", folder):
                 vfs[number] = address
@@ -148,8 +148,8 @@ def _vfs(device: str) -> dict[int, str]:
 def _netdevs(net: str) -> list[str]:
     """Return the PF's own netdevs, one for each port, in the order of ports.
 
-    In switchdev mode the folder also has a representor for each VF (`pf0vf3`, `pf0sf88`, on
-    a DPU `c1pf0vf3`) beside the uplink (`p0`). On InfiniBand it has a child for each partition,
+    In switchdev mode `net` also has a representor for each VF (`pf0vf3`, `pf0sf88`, on a DPU
+    `c1pf0vf3`) next to the uplink (`p0`). On InfiniBand it also has a child for each partition,
     created after the port's own netdev. The port names: the kernel's
     Documentation/networking/switchdev.rst.
     """
@@ -196,7 +196,7 @@ def _names(folder: str) -> list[str]:
 
 
 def _position(address: str) -> tuple[int, ...]:
-    """Return domain, bus, device and function as numbers; a domain may have five digits."""
+    """Return an address as a sort key of numbers, because a domain may have five digits."""
     try:
         return tuple([int(part, 16) for part in address.replace(".", ":").split(":")])
     except ValueError:

@@ -1,7 +1,7 @@
-"""The table of readers of VF counters: what each reads, and why it may have nothing.
+"""The table of VF counter readers.
 
-A reader is one row here. Its flag, its place in `--collector.vfstatspriority`, its metrics and
-its line in doctor follow from the row.
+Each reader is one row. Its flag, its place in `--collector.vfstatspriority`, its metrics and its
+line in doctor follow from the row.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from sriov_textfile.problems import Problem
 
     class Machine(Protocol):
-        """What a reader may use of the machine: the snapshot of one collection."""
+        """What a reader may use: a part of the snapshot of one collection."""
 
         config: Config
 
         def link(self, pf: Pf) -> Link:
-            """Return the PF's link from rtnetlink, which is asked once; raises ProblemError."""
+            """Return the PF's link from rtnetlink, requested once; raises ProblemError."""
 
         def skip(self, problem: Problem) -> None:
             """Record an input that is left out."""
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 class Reader:
     """One row: a source of VF counters.
 
-    `read` returns the counters of the given VFs of a PF that has a netdev, without those that
-    it has none for; it raises ProblemError, OSError or ValueError. `no_counters` says why a
-    reader that did not fail has none.
+    `read` is called for PFs with a netdev. It returns the counters of the given VFs, without the
+    VFs that it has none for, or raises ProblemError, OSError or ValueError. `no_counters` returns
+    why a reader that did not fail has no counters.
     """
 
     __slots__ = ("name", "no_counters", "read")
@@ -59,7 +59,7 @@ def _sysfs(machine: Machine, pf: Pf, vfs: Sequence[int]) -> Counters:
     return vfsysfs.counters(machine.config.sysclassnet, pf.netdev, vfs, machine.skip)
 
 
-def _nothing_in_sysfs(config: Config, pf: Pf) -> str:
+def _no_counters_in_sysfs(config: Config, pf: Pf) -> str:
     folder = vfsysfs.folder(config.sysclassnet, pf.netdev)
     if os.path.isdir(folder):
         return f"{folder} has no statistics for them"
@@ -71,12 +71,12 @@ def _netlink(machine: Machine, pf: Pf, vfs: Sequence[int]) -> Counters:
     return {vf: described[vf].stats for vf in vfs if vf in described and described[vf].stats}
 
 
-def _nothing_by_netlink(config: Config, pf: Pf) -> str:
+def _no_counters_by_netlink(config: Config, pf: Pf) -> str:
     return "the kernel returned no counters for them"
 
 
 # In the order of the default of --collector.vfstatspriority.
 READERS = (
-    Reader("sysfs", _sysfs, _nothing_in_sysfs),
-    Reader("netlink", _netlink, _nothing_by_netlink),
+    Reader("sysfs", _sysfs, _no_counters_in_sysfs),
+    Reader("netlink", _netlink, _no_counters_by_netlink),
 )

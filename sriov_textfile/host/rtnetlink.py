@@ -1,4 +1,4 @@
-"""Asks the kernel for one PF's link, and decodes the VFs in the reply.
+"""Requests a PF's link from the kernel, and decodes the VFs in the reply.
 
 One RTM_GETLINK request per PF, by name and with RTEXT_FILTER_VF, makes the driver fill in each
 VF's configuration and counters once. The formats: the kernel's include/uapi/linux/netlink.h,
@@ -30,8 +30,8 @@ IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_TX_RATE, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE
 IFLA_VF_RATE, IFLA_VF_STATS, IFLA_VF_TRUST, IFLA_VF_VLAN_LIST = 6, 8, 9, 12
 IFLA_VF_VLAN_INFO = 1
 
-# The metric's suffix for each attribute in IFLA_VF_STATS. 6 is padding. The kernel counts
-# broadcast and multicast on receipt (struct ifla_vf_stats).
+# The metric's suffix for each attribute in IFLA_VF_STATS; 6 is padding. Broadcast and multicast
+# are received packets (struct ifla_vf_stats).
 VF_STATS = {
     0: "rx_packets",
     1: "tx_packets",
@@ -53,7 +53,7 @@ VF_FIELDS = {
 }
 LINK_STATES = {0: "auto", 1: "enable", 2: "disable"}
 VLAN_PROTOCOLS = {0x8100: "802.1Q", 0x88A8: "802.1ad"}
-NOT_SET = 0xFFFFFFFF  # spoofchk and trust, where the driver does not report them
+NOT_SET = 0xFFFFFFFF  # spoofchk and trust, if the driver does not report them
 
 NLMSGHDR = Struct("=IHHII")  # length, type, flags, sequence number, port
 IFINFOMSG = Struct("=BxHiII")  # family, device type, index, flags, change
@@ -73,7 +73,7 @@ class NetlinkDecodeError(ValueError):
 
 
 class NetlinkError(OSError):
-    """Raised when the kernel refuses a request or does not answer it; `hint` says what to do."""
+    """Raised when the kernel refuses a request or does not answer; `hint` is what to do."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
         super().__init__(reason)
@@ -85,7 +85,7 @@ class NoSuchNetdevError(NetlinkError):
 
 
 class Link:
-    """A netdev as the kernel describes it: `vfs` has a Vf for each number that it lists.
+    """A netdev as the kernel describes it; `vfs` has the listed VFs by number.
 
     `wrapped` is whether the list is longer than its 16-bit length can express: programs that
     trust the length find fewer VFs, or none.
@@ -95,7 +95,7 @@ class Link:
 
     def __init__(self, name: str, num_vfs: int, vfs: dict[int, Vf], wrapped: bool) -> None:
         self.name = name  # IFLA_IFNAME
-        self.num_vfs = num_vfs  # IFLA_NUM_VF; 0 where the kernel does not report it
+        self.num_vfs = num_vfs  # IFLA_NUM_VF; 0 if the kernel does not report it
         self.vfs = vfs  # IFLA_VFINFO_LIST
         self.wrapped = wrapped
 
@@ -103,8 +103,8 @@ class Link:
 class Vf:
     """One VF as the PF's driver describes it.
 
-    `stats` has the kernel's counters by the metric's suffix (`rx_bytes`). A property is None
-    where the kernel or the driver does not report it.
+    `stats` has the kernel's counters by the metric's suffix (`rx_bytes`). A property is None if
+    the kernel or the driver does not report it.
     """
 
     __slots__ = ("_entry", "_layout", "stats")
@@ -125,7 +125,7 @@ class Vf:
 
     @property
     def mac(self) -> str | None:
-        """The hardware address, as long as the PF's own: six bytes, on InfiniBand 20."""
+        """The hardware address, as long as the PF's own: 6 bytes, or 20 on InfiniBand."""
         offset = self._layout.fields.get("mac")
         if offset is None:
             return None
@@ -133,7 +133,7 @@ class Vf:
 
     @property
     def vlan(self) -> int | None:
-        """The VLAN that the PF puts the VF's packets in; 0 is none."""
+        """The VLAN that the PF puts the VF's packets in; 0 means none."""
         return self._u32("vlan")
 
     @property
@@ -168,12 +168,12 @@ class Vf:
 
     @property
     def min_tx_rate(self) -> int | None:
-        """The guaranteed rate in Mbit/s; 0 is none."""
+        """The guaranteed rate in Mbit/s; 0 means none."""
         return self._u32("min_tx_rate")
 
     @property
     def max_tx_rate(self) -> int | None:
-        """The rate limit in Mbit/s; 0 is none."""
+        """The rate limit in Mbit/s; 0 means none."""
         rate = self._u32("max_tx_rate")
         return self._u32("tx_rate") if rate is None else rate
 
@@ -193,7 +193,7 @@ class Rtnetlink:
         kind = _socket.SOCK_SEQPACKET if path else _socket.SOCK_RAW
         try:
             self._socket = _socket.socket(family, kind | _socket.SOCK_CLOEXEC)
-            # A connected socket takes messages only from the kernel (port 0).
+            # A connected socket accepts messages only from the kernel (port 0).
             self._socket.connect(path or (0, 0))
         except OSError as error:
             raise NetlinkError(
@@ -206,7 +206,7 @@ class Rtnetlink:
         self._socket.close()
 
     def link(self, netdev: str) -> Link:
-        """Return the netdev's link with its VFs, asked of the kernel in one request.
+        """Return the netdev's link with its VFs, from one request to the kernel.
 
         Raises NetlinkError, NetlinkDecodeError.
         """
@@ -217,10 +217,11 @@ class Rtnetlink:
             reply = self._receive()
         except TimeoutError:
             raise NetlinkError(
-                f"the kernel did not answer about {netdev} in time", "see dmesg for its driver"
+                f"the kernel did not answer the request for {netdev} in time",
+                "see dmesg for messages of the driver",
             ) from None
         except OSError as error:
-            raise NetlinkError(f"cannot ask the kernel about {netdev}: {error.strerror}") from None
+            raise NetlinkError(f"cannot request {netdev} via rtnetlink: {error.strerror}") from None
         _raise_refusal(reply, netdev)
         link = decode_link(reply)
         if link.name != netdev:
@@ -231,7 +232,7 @@ class Rtnetlink:
         """Return the reply to the last request, and skip late replies to earlier ones."""
         while True:
             # With MSG_TRUNC the kernel returns a message's whole length, however short the buffer
-            # is, and MSG_PEEK leaves it queued. A buffer of a fixed size would cut replies off.
+            # is, and MSG_PEEK leaves it queued. A buffer of fixed size would truncate replies.
             peek = _socket.MSG_PEEK | _socket.MSG_TRUNC
             length = self._socket.recv_into(bytearray(1), 1, peek)
             reply = self._socket.recv(length)
@@ -283,7 +284,9 @@ def decode_link(reply: bytes) -> Link:
     if type != RTM_NEWLINK:
         raise NetlinkDecodeError(f"the reply is of type {type}, not RTM_NEWLINK")
     if not _HEADERS <= end <= len(reply):
-        raise NetlinkDecodeError(f"the reply has {len(reply)} bytes, and its header says {end}")
+        raise NetlinkDecodeError(
+            f"the reply has {len(reply)} bytes, but its header specifies {end}"
+        )
     reply = reply[:end]
     name, address_length, num_vfs = "", 6, 0
     for type, start, stop in _attributes(reply, _HEADERS, end):
@@ -294,8 +297,8 @@ def decode_link(reply: bytes) -> Link:
         elif type == IFLA_NUM_VF and stop - start >= 4:
             num_vfs = _u32(reply, start)
         elif type == IFLA_VFINFO_LIST:
-            # Where the list's length has wrapped, what follows the list cannot be found. It is
-            # not needed: the kernel writes the attributes above before the list.
+            # If the list's length has wrapped, the attributes after the list cannot be found. They
+            # are not needed: the kernel writes the attributes above before the list.
             vfs, end_of_list = _vfs(reply, start, stop, num_vfs, address_length)
             return Link(name, num_vfs, vfs, wrapped=end_of_list > stop)
     return Link(name, num_vfs, {}, wrapped=False)
@@ -307,9 +310,9 @@ def _vfs(
     """Return the VFs of an IFLA_VFINFO_LIST whose payload starts at `start`, and where it ends.
 
     An attribute's length has 16 bits. From 222 VFs on the list is longer than that; the kernel
-    still writes it whole, and its length wraps, so `stop` is right only modulo 64 Ki. The entries
-    are therefore walked one by one: at most `num_vfs` of them (the kernel leaves out those that
-    the driver cannot describe), and not beyond the message.
+    still writes it whole, but its length wraps, so `stop` is right only modulo 64 Ki. The entries
+    are therefore walked one by one: at most `num_vfs` of them (the kernel leaves out VFs that the
+    driver cannot describe), and never past the message.
     """
     vfs: dict[int, Vf] = {}
     offset, entry = start, _entry(reply, start)
@@ -324,7 +327,7 @@ def _vfs(
             entry = reply[offset : offset + layout.length]
         entry = _entry(reply, offset)
     if (offset - stop) & 0xFFFF:
-        raise NetlinkDecodeError(f"the VF list ends at byte {offset}, and its length says {stop}")
+        raise NetlinkDecodeError(f"the VF list ends at byte {offset}, but should end at {stop}")
     return vfs, offset
 
 
@@ -343,8 +346,8 @@ def _entry(reply: bytes, offset: int) -> bytes:
 class _Layout:
     """Where each field is in an IFLA_VF_INFO entry.
 
-    A kernel writes the same attributes at the same offsets in all entries, so the first entry is
-    walked and the others are only compared with it, header by header.
+    A kernel writes the same attributes at the same offsets in all entries, so only the first entry
+    is walked. The headers of the others are compared with it.
     """
 
     __slots__ = (

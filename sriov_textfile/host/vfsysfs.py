@@ -1,8 +1,8 @@
 """Reads the VF counters that some drivers publish in sysfs.
 
-The out-of-tree i40e and ice drivers give each VF a folder `device/sriov/<vf>/stats` below the
-PF's netdev, with a file for each counter. NVIDIA's OFED gives it a file `device/sriov/<vf>/stats`
-with a line `name : value` for each counter.
+They are in `device/sriov/<vf>/stats` below the PF's netdev. With the out-of-tree i40e and ice
+drivers this is a directory with a file for each counter, with NVIDIA's OFED a file with a line
+`name : value` for each counter.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def counters(
     """Return the counters of a PF's VFs by VF number and name, such as `{0: {"rx_bytes": 1}}`.
 
     A VF without counters in sysfs is left out. A counter that cannot be read, is not a number
-    or is a symbolic link is passed to `skip` and left out. Raises OSError if the folder of the
-    VFs cannot be opened.
+    or is a symbolic link is passed to `skip` and left out. Raises OSError if the directory of
+    the VFs cannot be opened.
     """
     path = folder(sysclassnet, netdev)
     try:
@@ -54,7 +54,7 @@ def counters(
 
 
 def _texts(parent: int, stats: str, path: str, skip: Skip) -> list[tuple[str, str]]:
-    """Return the name and the text of each counter, whether `stats` is a folder or a file."""
+    """Return the name and the text of each counter, whether `stats` is a directory or a file."""
     try:
         try:
             opened = os.open(stats, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
@@ -93,7 +93,7 @@ def _checked(texts: list[tuple[str, str]], path: str, skip: Skip) -> dict[str, i
             reason = f"{path}: {name!r} cannot be part of a metric name"
             skip(Problem("bad-counter", f"{path}/{name}", reason))
         elif (value := to_u64(text)) is None:
-            reason = f"{path}: {name} is {text[:40]!r}, not an unsigned 64-bit integer"
+            reason = f"{path}: {name} is not an unsigned 64-bit integer"
             skip(Problem("bad-counter", f"{path}/{name}", reason))
         else:
             values[name] = value

@@ -1,1 +1,1 @@
-"""Reads Kubernetes' node agent, the kubelet, and the cgroups that it creates; knows no metrics."""
+"""Reads the kubelet's API and files, and its cgroups; does not depend on metrics."""

@@ -1,8 +1,8 @@
 """Finds containers and their cpusets in the cgroups that the kubelet creates for pods.
 
-The names depend on the kubelet's cgroup driver (systemd or cgroupfs) and on the container
-runtime, their place on the cgroup version. The names: pkg/kubelet/cm in Kubernetes' source, and
-the runtimes' sources.
+Their names depend on the kubelet's cgroup driver (systemd or cgroupfs) and on the container
+runtime, their location on the cgroup version. The names are from pkg/kubelet/cm in Kubernetes'
+source, and from the runtimes' sources.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 _POD = re.compile(
     r"(?:[\w-]+-)?pod([0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12})(?:\.slice)?"
 )
-# The folders of the pods of the other two QoS classes; Guaranteed pods are beside them.
+# The parents of Burstable and BestEffort pods; Guaranteed pods are next to them.
 _QOS = re.compile(r"(?:[\w-]+-)?(?:burstable|besteffort)(?:\.slice)?")
 # cri-containerd-<id>.scope, crio-<id>.scope, docker-<id>.scope (systemd), <id> (cgroupfs).
 _CONTAINER = re.compile(r"(?:([a-z][a-z-]*)-)?([0-9a-f]{20,})(?:\.scope)?")
 
-# Where the pods' cgroups are in a tree of cgroups: v2, then v1, with either driver.
+# Where the pods' cgroups are below /sys/fs/cgroup: v2, then v1, with either driver.
 _INSIDE = ("kubepods.slice", "kubepods", "cpuset/kubepods.slice", "cpuset/kubepods")
 
 
@@ -46,10 +46,10 @@ class Container:
 
 
 def find_root(path: str) -> str:
-    """Return the folder of the pods' cgroups: `path`, or where this node has it instead.
+    """Return the directory of the pods' cgroups: `path`, or its equivalent on this node.
 
-    `path` is the place that cgroup v1 and the cgroupfs driver use, …/cpuset/kubepods, or else a
-    whole tree of cgroups. Raises FileNotFoundError that names all the places.
+    `path` is the directory with cgroup v1 and the cgroupfs driver, …/cpuset/kubepods, or else the
+    root of a cgroup tree. Raises FileNotFoundError with all the paths that were tried.
     """
     path = path.rstrip("/")
     parent, _, name = path.rpartition("/")
@@ -73,7 +73,7 @@ def _has_pods(folder: str) -> bool:
 
 
 def pool_cpus(root: str) -> list[frozenset[int]]:
-    """Return the CPUs that all pods together may use: as configured, and as in effect.
+    """Return the sets of CPUs that all pods together may use: as configured, and as in effect.
 
     Raises OSError, ValueError.
     """
@@ -83,10 +83,10 @@ def pool_cpus(root: str) -> list[frozenset[int]]:
 
 
 def containers(root: str, skip: Skip) -> Iterator[Container]:
-    """Yield the containers of all pods, in the order of names.
+    """Yield the containers of all pods, in the order of the cgroups' names.
 
-    One that disappears meanwhile is left out; one whose cpuset cannot be read is passed to
-    `skip` and left out. Raises OSError if the folder itself cannot be read.
+    A container that disappears meanwhile is left out; a container whose cpuset cannot be read is
+    passed to `skip` and left out. Raises OSError if `root` itself cannot be read.
     """
     names = sorted(os.listdir(root))
     for name in names:
@@ -108,7 +108,7 @@ def _pod_containers(folder: str, names: Iterable[str], skip: Skip) -> Iterator[C
                 continue
             for scope in scopes:
                 container = _CONTAINER.fullmatch(scope)
-                # CRI-O's monitor of a container has a scope beside it.
+                # CRI-O runs each container's monitor in a scope next to it.
                 if container and not (container[1] or "").endswith("conmon"):
                     try:
                         cpus = _cpuset(f"{cgroup}/{scope}")
@@ -121,7 +121,7 @@ def _pod_containers(folder: str, names: Iterable[str], skip: Skip) -> Iterator[C
 
 
 def _cpuset(cgroup: str) -> frozenset[int]:
-    """Return the cpuset of a container, or that of the one folder which CRI-O nests in it."""
+    """Return the cpuset of a container, or that of the cgroup that CRI-O may nest in it."""
     cpus = parse_cpu_list(read(f"{cgroup}/cpuset.cpus") or "")
     if not cpus:
         for name in _folders(cgroup):
@@ -130,7 +130,7 @@ def _cpuset(cgroup: str) -> frozenset[int]:
 
 
 def _folders(path: str) -> list[str]:
-    """Return the names of the folders in a folder; none if it has disappeared."""
+    """Return the names of the directories in a directory; none if it has disappeared."""
     try:
         with os.scandir(path) as entries:
             return sorted([entry.name for entry in entries if entry.is_dir()])

@@ -11,7 +11,7 @@ import json
 from sriov_textfile.host.cpus import parse_cpu_list
 from sriov_textfile.host.files import read_at
 
-_LIMIT = 16 << 20  # bytes; an entry for each container of a full node makes 100 KB
+_LIMIT = 16 << 20  # bytes; the checkpoint of a full node has about 100 KB
 
 
 class Checkpoint:
@@ -20,9 +20,8 @@ class Checkpoint:
     __slots__ = ("default_cpus", "policy")
 
     def __init__(self, policy: str, default_cpus: frozenset[int]) -> None:
-        # policyName: static, or none, which pins no container; "" if there is none
-        self.policy = policy
-        self.default_cpus = default_cpus  # defaultCpuSet: the shared pool, for all other containers
+        self.policy = policy  # policyName: "static" or "none"; "" if it is missing
+        self.default_cpus = default_cpus  # defaultCpuSet: the shared pool
 
 
 def read_checkpoint(path: str) -> Checkpoint:

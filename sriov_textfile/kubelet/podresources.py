@@ -1,4 +1,4 @@
-"""Asks the kubelet which pods use which PCI devices, through its PodResources API.
+"""Lists the PCI devices that pods use, through the kubelet's PodResources API.
 
 The API: https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/device-plugins/
 #monitoring-device-plugin-resources, service v1.PodResourcesLister on a unix socket.
@@ -11,7 +11,7 @@ import re
 import socket
 import time
 
-# grpc's C core logs to standard error by itself; whatever matters is raised as an error too.
+# grpc's C core logs to standard error; errors that matter are also raised.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LIST = "/v1.PodResourcesLister/List"
 
-# The limit of the kubelet's own client; the response of a node with many devices has megabytes.
+# The limit of the kubelet's own client; a node with many devices returns megabytes.
 MAX_RESPONSE = 16 << 20
 
 # The SR-IOV device plugin names a device by its PCI address, the SR-IOV DRA driver by the
@@ -39,16 +39,17 @@ _DRA_DEVICE = re.compile(r"([0-9a-fA-F]{4,})-([0-9a-fA-F]{2})-([0-9a-fA-F]{2})-(
 
 _REASONS = {
     grpc.StatusCode.UNIMPLEMENTED: "it has no PodResources v1 API, which needs Kubernetes 1.20",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "its response is larger than 16 MiB",
+    # Either our own limit or the kubelet's rate limit; the details identify it.
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "its response is larger than 16 MiB or it limits requests",
     grpc.StatusCode.INTERNAL: "its response is cut off or not a PodResources message",
     grpc.StatusCode.UNAVAILABLE: "it closed the connection",
 }
 
 
 class KubeletError(OSError):
-    """Raised when the kubelet's socket cannot be used or its answer cannot be read.
+    """Raised if the kubelet's socket cannot be used or its response cannot be read.
 
-    `hint` says what to do about it.
+    `hint` is what to do.
     """
 
     def __init__(self, reason: str, hint: str = "see its log: journalctl -u kubelet") -> None:
@@ -72,7 +73,7 @@ class PodDevice:
 def pod_devices(path: str, seconds: float) -> list[PodDevice]:
     """Return the PCI devices of all containers on the node from the socket at `path`.
 
-    Devices with other names (GPUs, huge pages) are left out. Raises KubeletError, after
+    Devices whose ID is not a PCI address, such as GPUs, are left out. Raises KubeletError, after
     `seconds` at most.
     """
     deadline = time.monotonic() + seconds
@@ -87,7 +88,7 @@ def pod_devices(path: str, seconds: float) -> list[PodDevice]:
         try:
             response = ask(ListPodResourcesRequest(), timeout=deadline - time.monotonic())
         except grpc.RpcError as error:
-            raise KubeletError(f"cannot ask the kubelet at {path}: {_reason(error)}") from None
+            raise KubeletError(f"cannot query the kubelet at {path}: {_reason(error)}") from None
     return [
         PodDevice(pod.namespace, pod.name, container.name, type, address)
         for pod in response.pod_resources
@@ -97,7 +98,7 @@ def pod_devices(path: str, seconds: float) -> list[PodDevice]:
 
 
 def _reason(error: grpc.RpcError) -> str:
-    """Return why there is no response, with the details that grpc or the kubelet gave."""
+    """Return why there is no response, with the details from grpc or the kubelet."""
     code = error.code()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return "it did not answer in time"
@@ -106,27 +107,27 @@ def _reason(error: grpc.RpcError) -> str:
 
 
 def _check_socket(path: str, seconds: float) -> None:
-    """Raise KubeletError unless the socket accepts a connection: grpc does not report why not."""
+    """Raise KubeletError if the socket cannot be connected to: grpc does not report why."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(seconds)
             probe.connect(path)
     except FileNotFoundError:
-        hint = "mount it there or set --path.kubeletSocket"
+        hint = "set --path.kubeletSocket; in a container, mount its directory from the host"
         raise KubeletError(f"there is no kubelet socket at {path}", hint) from None
     except PermissionError:
         hint = "run as root or as a user with access to it"
         raise KubeletError(f"no permission to use the kubelet socket at {path}", hint) from None
     except ConnectionRefusedError:
-        hint = "check that the kubelet is running, and --path.kubeletSocket"
-        raise KubeletError(f"nothing listens at {path}", hint) from None
+        hint = "check that the kubelet is running and that --path.kubeletSocket is its socket"
+        raise KubeletError(f"no process listens on the kubelet socket {path}", hint) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise KubeletError(f"cannot connect to the kubelet at {path}: {reason}") from None
 
 
 def _pci_devices(container: ContainerResources) -> Iterator[tuple[str, str]]:
-    """Yield type and PCI address of a container's PCI devices."""
+    """Yield the type and PCI address of each PCI device of a container."""
     for devices in container.devices:
         for device in devices.device_ids:
             if _PCI_ADDRESS.fullmatch(device):

@@ -1,1 +1,1 @@
-"""Where the metrics go: once, in a loop, over HTTP."""
+"""Delivers the metrics: once, in a loop, or over HTTP."""

@@ -1,6 +1,6 @@
 """Metrics over HTTP: GET /metrics and nothing else, at a limited rate.
 
-waitress is the server; this module has the answers and the limits.
+waitress is the server; this module has the responses and the limits.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from sriov_textfile.log import Log
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# A scrape needs one connection and a few hundred bytes; the limits are against other clients.
+# A scrape needs one connection and a few hundred bytes. The limits stop abusive clients.
 _CONNECTIONS = 900  # below the 1024 open files that a process may have by default
 _HEADER_BYTES = 16384
-_REQUEST_SECONDS = 10  # for a request to arrive whole
-_IDLE_SECONDS = 120  # for a connection that is kept open between two scrapes
+_REQUEST_SECONDS = 10  # until a request has arrived completely
+_IDLE_SECONDS = 120  # until a connection without requests is closed
 
 Answer = tuple[str, list[tuple[str, str]], bytes]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
 class ListenError(Exception):
-    """Raised when the address cannot be listened on; says which, why and what to do."""
+    """Raised if the server cannot listen; the message is address, reason and what to do."""
 
 
 def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str], object]) -> None:
@@ -57,7 +57,7 @@ def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str],
     """
     host, port = config.listen_address
     listener = _listen(host, port)
-    _log_errors_of_waitress(log)
+    _log_waitress_errors(log)
     disable_created_metrics()  # type: ignore[no-untyped-call]
     app = Application(gatherer, TokenBucket(config.rate_limit, config.rate_burst), log)
     server = create_server(
@@ -99,7 +99,7 @@ class Application:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._requests = Counter(
-            "promhttp_metric_handler_requests",  # as Go's handler names it; _total is added
+            "promhttp_metric_handler_requests",  # as in Go; the client library adds _total
             "Requests, by the status of the answer.",
             ["code"],
             registry=self._registry,
@@ -131,7 +131,7 @@ class Application:
         return "200 OK", headers, page
 
     def _collect(self) -> bytes:
-        """Return the page of the collection that is running, or else of a new one."""
+        """Return the page of the running collection, or of a new one if none is running."""
         with self._lock:
             collection = self._collection
             new = collection is None
@@ -174,7 +174,7 @@ class TokenBucket:
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
-    """Refuses a request with a body by its headers, before any of the body is read."""
+    """Refuses a request with a body once its headers are read, before the body."""
 
     def parse_header(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
@@ -236,9 +236,9 @@ class _ToLog(logging.Handler):
         self._log.error(record.getMessage(), logger=record.name)
 
 
-def _log_errors_of_waitress(log: Log) -> None:
+def _log_waitress_errors(log: Log) -> None:
     logger = logging.getLogger("waitress")
-    logger.setLevel(logging.ERROR)  # Its warnings are about queues, which the rate limit bounds.
+    logger.setLevel(logging.ERROR)  # Warnings are about queues, which the rate limit bounds.
     logger.addHandler(_ToLog(log))
     logger.propagate = False
 

@@ -22,7 +22,7 @@ def run(gatherer: Gatherer, path: str, interval: float, log: Log) -> None:
 
     def stop(*_unused: object) -> None:
         nonlocal stopped
-        stopped = True  # in case the exception is raised where Python ignores it
+        stopped = True  # in case Python ignores the exception, as in a destructor
         raise SystemExit(0)
 
     def collect() -> None:
@@ -32,7 +32,7 @@ def run(gatherer: Gatherer, path: str, interval: float, log: Log) -> None:
         except once.DeliveryError as error:
             undelivered.append(error.problem)
         log.problems("delivery", {"error": undelivered})
-        if undelivered and not path:  # A closed standard output does not open again.
+        if undelivered and not path:  # A closed standard output cannot be reopened.
             raise SystemExit(1)
 
     signal.signal(signal.SIGTERM, stop)

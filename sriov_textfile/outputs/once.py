@@ -12,9 +12,9 @@ from sriov_textfile.problems import Problem, ProblemError
 
 _STDOUT = 1
 _HINTS = {
-    errno.EACCES: "give this user write permission on the folder",
+    errno.EACCES: "give this user write permission on the directory",
     errno.EROFS: "allow the service to write there (ReadWritePaths=), or choose another path",
-    errno.ENOSPC: "free some space",
+    errno.ENOSPC: "free disk space",
 }
 
 
@@ -25,8 +25,8 @@ class DeliveryError(ProblemError):
 def collect(gatherer: Gatherer, path: str) -> None:
     """Gather the metrics and write them to the file at `path`, or to standard output if "".
 
-    Nothing is opened before the collection has finished. Raises DeliveryError; an older file
-    is then unchanged.
+    Nothing is opened before the collection has finished. Raises DeliveryError; the old file is
+    then unchanged.
     """
     try:
         data = exposition.render(gatherer.gather())
@@ -51,15 +51,15 @@ def _hint(path: str, error: OSError) -> str:
     if error.errno == errno.ENOENT:
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
-            return f"create the folder {folder}"
+            return f"create the directory {folder}"
         return f"{folder} accepts no new files; choose another --textfile.path"
     return _HINTS.get(error.errno or 0, "choose another --textfile.path")
 
 
 def print_all(data: bytes) -> None:
-    """Write to standard output; raises DeliveryError."""
+    """Write all of `data` to standard output; raises DeliveryError."""
     try:
         textfile.write_all(_STDOUT, data)
     except OSError as error:
-        reason = f"cannot write standard output: {error.strerror}; the output is incomplete"
+        reason = f"cannot write to standard output: {error.strerror}; the output is incomplete"
         raise DeliveryError(Problem("undelivered", "", reason)) from None

@@ -1,8 +1,8 @@
 """Writes a file for node_exporter's textfile collector, atomically.
 
 At any moment a reader sees the whole old file or the whole new one. A run that is killed leaves
-at most a temporary file, which the next run removes. The temporary's name does not end in
-`.prom`, so node_exporter never reads it.
+at most a temporary file, which the next run removes. Its name does not end in `.prom`, so
+node_exporter never reads it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _RANDOM_BYTES = 4
 
 
 def write(path: str, data: bytes) -> None:
-    """Replace the file at `path` by one that has `data` and is readable by all.
+    """Replace the file at `path` with `data`, readable by all users.
 
     A symbolic link is replaced, not followed. Raises OSError; the old file is then unchanged, and
-    no temporary remains.
+    no temporary file remains.
     """
     folder, name = os.path.split(path)
     folder = folder or "."
-    prefix = f".{name[:60]}."  # A file's name has at most 255 bytes.
-    _sweep(folder, prefix)
+    prefix = f".{name[:60]}."  # A file name has at most 255 bytes.
+    _remove_leftovers(folder, prefix)
     while True:
-        # The name is chosen before the file exists, so that it is removed whenever the program
-        # is stopped.
+        # The name is chosen before the file exists, so that an interrupt at any point removes the
+        # file.
         number = os.urandom(_RANDOM_BYTES).hex()
         temporary = f"{folder}/{prefix}{os.getpid()}.{number}.tmp"
         try:
@@ -38,13 +38,13 @@ def write(path: str, data: bytes) -> None:
 
 
 def _replace(temporary: str, path: str, data: bytes) -> bool:
-    """Write a temporary and rename it over `path`; return False if another run removed it."""
+    """Write a temporary file and rename it; return False if another run removed it."""
     fd = os.open(temporary, _CREATE, 0o600)
     try:
         _lock(fd, fcntl.LOCK_EX)
         if not os.fstat(fd).st_nlink:
             return False  # Another run removed it before it was locked.
-        os.fchmod(fd, 0o644)  # Whatever the umask: node_exporter runs as its own user.
+        os.fchmod(fd, 0o644)  # Regardless of the umask: node_exporter runs as its own user.
         write_all(fd, data)
         os.fsync(fd)
         os.rename(temporary, path)
@@ -68,8 +68,8 @@ def write_all(fd: int, data: bytes) -> None:
             select.select([], [fd], [])
 
 
-def _sweep(folder: str, prefix: str) -> None:
-    """Remove the temporaries of runs that were killed: those that no process has locked."""
+def _remove_leftovers(folder: str, prefix: str) -> None:
+    """Remove the temporary files of killed runs: those that no process has locked."""
     try:
         names = os.listdir(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""The simulated host of `sriov-textfile demo`: busy PFs, one of them in trouble, and pods."""
+"""The simulated host of `sriov-textfile demo`: busy PFs, one without counters, and pods."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DemoPf(SimulatedPf):
 
     @property
     def hardware_address(self) -> bytes:
-        """A MAC address of the vendor's; on InfiniBand queue pair, GID prefix and port GUID."""
+        """A MAC address of the vendor; on InfiniBand queue pair, GID prefix and port GUID."""
         digest = hashlib.sha256(self.address.encode()).digest()
         if self.pci_class == INFINIBAND:
             queue_pair, prefix = b"\0\0\x10\x49", b"\xfe\x80" + bytes(6)
@@ -47,7 +47,7 @@ class DemoPf(SimulatedPf):
         return b"\x02" + digest[:5]  # locally administered
 
     def counters(self, vf: int, seconds: int) -> dict[str, int]:
-        """Return the counters of a VF; one without a pod has carried no traffic."""
+        """Return the counters of a VF; they are 0 if no pod uses it."""
         if vf >= _VFS_IN_USE:
             return dict.fromkeys(super().counters(vf, 0), 0)
         start = super().counters(vf, 0)
@@ -60,9 +60,9 @@ class DemoPf(SimulatedPf):
         return counted
 
 
-# A netdev's name has the PF's number. The third PF is in trouble: its driver has no VF counters.
-# The last one is assigned to a virtual machine.
-_TROUBLED = 2
+# A netdev's name has the PF's number. The driver of the third PF has no VF counters, which doctor
+# reports. The last PF is assigned to a virtual machine.
+_WITHOUT_COUNTERS = 2
 _KINDS = (
     DemoPf(
         netdev="ens{}f0",
@@ -114,7 +114,7 @@ _KINDS = (
 
 
 def pf(number: int, vfs: int) -> DemoPf:
-    """Return the demo's PF of a number: one of six kinds in turn."""
+    """Return PF `number` of the demo; the six kinds alternate."""
     domain, slot = divmod(number, 30)
     kind = _KINDS[number % len(_KINDS)]
     return replace(
@@ -136,7 +136,7 @@ def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
         for group in range(min(pf.vfs, _VFS_IN_USE) // 2):
             addresses = [pf.vf_address(2 * group), pf.vf_address(2 * group + 1)]
             devices, claims = {f"vendor.example/{pf.driver}_vf": addresses}, {}
-            if group == 2:  # by dynamic resource allocation
+            if group == 2:  # assigned by dynamic resource allocation (DRA)
                 names = [address.replace(":", "-").replace(".", "-") for address in addresses]
                 devices, claims = {}, {"sriovnetwork.k8snetworkplumbingwg.io": names}
             digest = hashlib.sha256(f"{number}.{group}".encode()).hexdigest()
@@ -160,10 +160,10 @@ def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
 
 @contextmanager
 def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
-    """Run a host with some PFs, and some VFs on each, in a temporary folder.
+    """Simulate a host with `pfs` PFs, and `vfs` VFs on each, in a temporary directory.
 
-    Gives the flags that point the program at it, and the host. Its counters grow as long as
-    the context lasts. Raises OSError if the folder cannot be created.
+    Yields the flags that point the program at it, and the host. Its counters grow as long as
+    the context lasts. Raises OSError if the directory cannot be created.
     """
     # A socket's path has at most 107 characters.
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
@@ -171,16 +171,16 @@ def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
         simulated = SimulatedHost(Path(folder), [pf(number, vfs) for number in range(pfs)])
         node = SimulatedNode(Path(folder), pods(simulated.pfs))
         sizes = f"{_count(pfs, 'PF')} with {_count(vfs, 'VF')}{' each' if pfs > 1 else ''}"
-        log.say(f"simulated host: {sizes}, {_count(len(node.pods), 'pod')}")
+        log.write_line(f"simulated host: {sizes}, {_count(len(node.pods), 'pod')}")
         over = threading.Event()
         clock = threading.Thread(target=_keep_counting, args=(simulated, over))
         paths = simulated.flags + node.flags
         with simulated.running(), ExitStack() as stack:
             try:
                 stack.enter_context(node.running())
-            except Exception as error:  # grpcio is missing, or too old for the messages
+            except Exception as error:  # grpcio or protobuf is missing or too old
                 reason = packages.problem("kubepoddevice", error).text
-                log.say(f"the simulated host has no kubelet: {reason}")
+                log.write_line(f"the simulated host has no kubelet: {reason}")
                 paths.append("--no-collector.kubepoddevice")
             clock.start()
             try:
@@ -191,15 +191,16 @@ def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
 
 
 def next_steps(pfs: int) -> str:
-    """Return what a person may try after the metrics of some PFs, in a few lines."""
+    """Return what to try after the metrics of a demo with `pfs` PFs, in a few lines."""
     program = sys.argv[0] if os.path.basename(sys.argv[0]) == "sriov-textfile" else "sriov-textfile"
     return "\n".join(
         [
-            "These are the metrics of a simulated host. What next?"
-            + (" One of its PFs is in trouble:" if pfs > _TROUBLED else ""),
-            f"  {program} demo doctor     shows every PF and VF, and what is wrong with which",
+            "These are the metrics of a simulated host"
+            + (" with a problem on one PF" if pfs > _WITHOUT_COUNTERS else "")
+            + ". What next?",
+            f"  {program} demo doctor     shows every PF and VF, and explains problems",
             f"  {program} demo serve      serves the metrics on http://localhost:9808/metrics",
-            f"  {program} doctor          looks at this machine instead",
+            f"  {program} doctor          examines this machine instead",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Builds a simulated host below a folder: its sysfs, and an rtnetlink that agrees with it."""
+"""Builds a simulated host in a directory: sysfs, and an rtnetlink socket that agrees with it."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class SimulatedPf:
     driver: str = "ice"
     pci_class: str = ETHERNET
     numa_node: int = 0
-    # How the driver publishes VF counters in sysfs: a folder of files, one file, or not.
+    # How the driver publishes VF counters in sysfs: a directory of files, one file, or not at all.
     sysfs: Literal["folder", "file", "none"] = "folder"
-    counts: bool = True  # whether the driver has VF counters for rtnetlink, or leaves zeros
+    counts: bool = True  # whether the driver has VF counters for rtnetlink; if not, they are 0
     first_count: int = 0
     swell: float = 0.0  # how much traffic varies about its mean, from 0 to 1
     swell_phase: float = 0.0  # of VF 0, in radians
@@ -65,7 +65,7 @@ class SimulatedPf:
 
     @property
     def hardware_address(self) -> bytes:
-        """The PF's hardware address; InfiniBand's have 20 bytes."""
+        """The PF's hardware address: 6 bytes, or 20 on InfiniBand."""
         length = 20 if self.pci_class == INFINIBAND else 6
         return bytes([2, *self.address.encode()[-length + 1 :]]).ljust(length, b"\0")
 
@@ -107,9 +107,9 @@ class SimulatedPf:
 
 
 class SimulatedHost:
-    """A host below the folder `root`, with some PFs and a few other PCI devices.
+    """A host in the directory `root`, with some PFs and a few other PCI devices.
 
-    Sysfs is there from the start; rtnetlink answers within `with host.running():`.
+    Sysfs exists from the start; rtnetlink answers within `with host.running():`.
     """
 
     def __init__(
@@ -154,11 +154,11 @@ class SimulatedHost:
                 server.shutdown()
 
     def device(self, address: str) -> Path:
-        """Return the folder of a PCI device."""
+        """Return the directory of a PCI device."""
         return self.bus / address
 
     def nic(self, pf: Pf) -> Nic:
-        """Return what ethtool and devlink report of a PF's NIC; it is in no file."""
+        """Return what ethtool and devlink report of a PF's NIC, which no file has."""
         if not pf.netdev:
             return Nic()
         (simulated,) = [candidate for candidate in self.pfs if candidate.address == pf.address]
@@ -284,7 +284,7 @@ class SimulatedHost:
         netdev.mkdir(parents=True)
         _write(netdev / "dev_port", dev_port)
         _write(netdev / "ifindex", next(self._ifindexes))
-        # Where the kernel returns EOPNOTSUPP, a simulated file can only be missing.
+        # The kernel has these files and returns EOPNOTSUPP; a simulated file can only be missing.
         if phys_port_name:
             _write(netdev / "phys_port_name", phys_port_name)
         if switch:

@@ -26,7 +26,8 @@ from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 def running(path: str, pods: Sequence[SimulatedPod], fault: str = "") -> Iterator[None]:
     """Answer on the socket at `path` for as long as the context lasts.
 
-    `fault` makes it a kubelet that "hangs", "lacks the API", or whose answer "is cut off".
+    `fault` is "" or what is wrong: the kubelet "hangs" or "lacks the API", or its response "is cut
+    off".
     """
     over = Event()
 

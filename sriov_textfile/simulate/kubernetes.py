@@ -20,16 +20,16 @@ class Layout:
     version: Literal[1, 2] = 2
     driver: Literal["systemd", "cgroupfs"] = "systemd"
     runtime: Literal["cri-containerd", "crio", "docker"] = "cri-containerd"
-    nested: bool = False  # whether the cpuset is one folder deeper, as CRI-O may nest it
+    nested: bool = False  # whether the cpuset is one level deeper, as with CRI-O
 
     @property
     def root(self) -> str:
-        """The folder of the pods' cgroups, below /sys/fs/cgroup."""
+        """The directory of the pods' cgroups, below /sys/fs/cgroup."""
         tree = "cpuset/" if self.version == 1 else ""
         return tree + ("kubepods.slice" if self.driver == "systemd" else "kubepods")
 
     def pod(self, pod: SimulatedPod) -> str:
-        """Return a pod's folder below the root."""
+        """Return a pod's directory below the root."""
         if self.driver == "cgroupfs":
             qos = "" if pod.qos == "guaranteed" else f"{pod.qos}/"
             return f"{qos}pod{pod.uid}"
@@ -39,16 +39,16 @@ class Layout:
         return f"kubepods-{pod.qos}.slice/kubepods-{pod.qos}-pod{uid}.slice"
 
     def container(self, container: SimulatedContainer) -> str:
-        """Return a container's folder below its pod's."""
+        """Return a container's directory below its pod's."""
         if self.driver == "cgroupfs":
             return container.id
         return f"{self.runtime}-{container.id}.scope"
 
 
 class SimulatedNode:
-    """A node below the folder `root`, with some pods.
+    """A node in the directory `root`, with some pods.
 
-    `numa` has the CPUs of each NUMA node, `pool` those of containers without exclusive CPUs. The
+    `numa` has the CPUs of each NUMA node, `pool` the CPUs of containers without exclusive CPUs. The
     kubelet answers within `with node.running():`.
     """
 

@@ -1,4 +1,4 @@
-"""Answers rtnetlink requests on a unix socket, in the layout that the kernel gives its replies.
+"""Answers rtnetlink requests on a unix socket, in the layout of the kernel's replies.
 
 The layout is that of rtnl_fill_ifinfo() and rtnl_fill_vfinfo() in the kernel's
 net/core/rtnetlink.c. The tests and the lab compare its bytes with replies of real kernels.
@@ -51,7 +51,7 @@ _RTNL_LINK_STATS64_SIZE = 200
 
 @dataclass(frozen=True)
 class LinkVf:
-    """A VF as its driver describes it; -1 is what it does not report."""
+    """A VF as its driver describes it; -1 means not reported."""
 
     number: int
     mac: bytes = bytes(6)
@@ -64,11 +64,11 @@ class LinkVf:
     max_tx_rate: int = 0
     rss_query_en: int = -1
     trust: int = 0
-    stats: Mapping[str, int] = field(default_factory=dict)  # by suffix; one not given is 0
+    stats: Mapping[str, int] = field(default_factory=dict)  # by suffix; a missing counter is 0
 
 
 def encode_vf(vf: LinkVf, broadcast: bytes = b"\xff" * 6) -> bytes:
-    """Return a VF's IFLA_VF_INFO. Kernels without IFLA_VF_BROADCAST: broadcast=b""."""
+    """Return a VF's IFLA_VF_INFO; broadcast=b"" is for kernels without IFLA_VF_BROADCAST."""
 
     def fields(*values: int) -> bytes:
         return b"".join([struct.pack("=I", value & 0xFFFFFFFF) for value in (vf.number, *values)])
@@ -130,7 +130,7 @@ def _attribute(type: int, payload: bytes) -> bytes:
 
 
 def encode_error(code: int, request: bytes) -> bytes:
-    """Return the NLMSG_ERROR by which the kernel refuses a request."""
+    """Return the NLMSG_ERROR with which the kernel refuses a request."""
     sequence = NLMSGHDR.unpack_from(request)[3]
     body = struct.pack("=i", -code) + request
     return NLMSGHDR.pack(NLMSGHDR.size + len(body), NLMSG_ERROR, 0, sequence, 0) + body
@@ -139,8 +139,8 @@ def encode_error(code: int, request: bytes) -> bytes:
 class RtnetlinkServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """Answers rtnetlink requests on the unix socket at `path`, in a thread of its own.
 
-    `describe(netdev, sequence)` returns the reply about a netdev, or None if there is none of
-    that name. `requests` counts the requests for each netdev. While `mute` is set, requests are
+    `describe(netdev, sequence)` returns the reply about a netdev, or None if it does not
+    exist. `requests` counts the requests for each netdev. While `mute` is set, requests are
     accepted and never answered. `stray` is sent before each answer, if it is set.
     """
 
@@ -182,7 +182,7 @@ class _Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         # A unix socket accepts a message only up to its buffer size; 1024 VFs have 300 KiB.
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        with contextlib.suppress(ConnectionError):  # The client may end at any moment.
+        with contextlib.suppress(ConnectionError):  # The client may exit at any moment.
             while request := self.request.recv(4096):
                 self._answer(request)
 
