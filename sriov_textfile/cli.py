@@ -76,6 +76,9 @@ def _command(words: Sequence[str]) -> str:
         raise flags.FlagError(
             f"unexpected argument {command}; set a boolean flag with --flag={command}"
         )
+    if command in ("demo", "help", "version"):
+        extra = f" {more[0]}" if more else ""
+        raise flags.FlagError(f"cannot run {command}{extra} here; see sriov-textfile --help")
     if command not in ("collect", "serve", "doctor"):
         near = flags.similar(command, _COMMANDS)
         hint = f"did you mean {near}?" if near else f"commands: {', '.join(_COMMANDS)}"
@@ -119,8 +122,8 @@ def _demo(arguments: Sequence[str], command: str, values: flags.Values) -> int:
     try:
         with demo.host(values[flags.PFS], values[flags.VFS]) as (paths, host):
             code = run([*paths, *arguments], host)
-        if command == "collect" and not values[flags.TEXTFILE_PATH]:
-            for line in demo.next_steps(values[flags.PFS]).splitlines():
+        if command == "collect" and code == 0 and not values[flags.TEXTFILE_PATH]:
+            for line in demo.next_steps().splitlines():
                 write_line(line)
     except OSError as error:  # From creating the host: run() handles the errors of a collection.
         write_line(
@@ -204,6 +207,8 @@ def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
         write_line(f"sriov-textfile: {error}")
         return 1
     report.findings = findings.findings(report)
+    if host:
+        report.host, report.kernel = host.name, host.kernel
     text = show.as_json(report) if json else show.as_text(report, *show.terminal())
     return _show(text) or int(bool(report.findings))
 

@@ -206,10 +206,16 @@ PRIORITY = Flag(
     "readers of VF counters, in the order to try them",
 )
 PF_INCLUDE = Flag(
-    "collector.pf-include", regexp, "", "only PFs whose netdev matches this regular expression"
+    "collector.pf-include",
+    regexp,
+    "",
+    "only PFs whose netdev has a match for this regular expression",
 )
 PF_EXCLUDE = Flag(
-    "collector.pf-exclude", regexp, "", "no PFs whose netdev matches this regular expression"
+    "collector.pf-exclude",
+    regexp,
+    "",
+    "no PFs whose netdev has a match for this regular expression",
 )
 CPUCHECKPOINT = Flag(
     "path.cpucheckpoint",
@@ -259,7 +265,7 @@ RATE_BURST = Flag(
     "web.rate-burst",
     whole_number(1, 1_000_000),
     "10",
-    "requests allowed in a burst",
+    "requests in a row that the rate limit allows",
     "serve",
     "doctor",
 )

@@ -196,7 +196,8 @@ def _why_not(reader: readers.Reader, config: Config, pf: pci.Pf, counters: VfCou
     elif not pf.netdev:
         reason = "the PF has no netdev"
     elif own + sum(served[other] for other in before) == len(pf.vfs):
-        reason = f"{' and '.join(before)} served {'the others' if own else 'every VF'}"
+        others = " and ".join(before)
+        reason = f"{others} served the others" if own else f"not used: {others} served every VF"
     elif name in counters.failures:
         reason = counters.failures[name].text
     else:

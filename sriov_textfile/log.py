@@ -37,7 +37,7 @@ class Log:
         self._format = _json if format == "json" else _logfmt
         self._clock = clock
         # Ongoing problems by source, each with the time when it was last logged.
-        self._ongoing: dict[str, dict[_Key, float]] = {}
+        self._ongoing: dict[str, dict[_Key, _Logged]] = {}
 
     def debug(self, message: str, **fields: object) -> None:
         """Log a detail for debugging."""
@@ -62,24 +62,24 @@ class Log:
         """
         now = self._clock()
         before = self._ongoing.get(source, {})
-        ongoing: dict[_Key, float] = {}
+        ongoing: dict[_Key, _Logged] = {}
         for level, problems in found.items():
             for problem in problems:
                 key = (problem.code, problem.subject, problem.text)
                 if key in ongoing:
                     continue  # Two collectors may report the same problem.
-                logged = before.get(key)
+                logged = before[key][0] if key in before else None
                 if logged is None or now - logged >= _REPEAT_AFTER:
                     self._write(level, problem.text, _fields(problem.code, problem.subject))
                     logged = now
-                ongoing[key] = logged
+                ongoing[key] = (logged, problem.reason)
         if not complete:
             ongoing = {**before, **ongoing}
         self._ongoing[source] = ongoing
         present = {key[:2] for key in ongoing}
-        for code, subject, text in before:
+        for (code, subject, _), (_, reason) in before.items():
             if (code, subject) not in present:
-                self._write("info", f"resolved: {text}", _fields(code, subject))
+                self._write("info", f"resolved: {reason}", _fields(code, subject))
 
     def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
         if LEVELS.index(level) < self._threshold:
@@ -89,6 +89,7 @@ class Log:
 
 
 _Key = tuple[str, str, str]  # a problem's code, subject and text
+_Logged = tuple[float, str]  # when it was logged, and its reason
 
 
 def _fields(code: str, subject: str) -> dict[str, object]:
@@ -129,7 +130,8 @@ def _quoted(text: str) -> str:
 
 
 def _json(event: dict[str, object]) -> str:
-    return _dumps({key: str(value) for key, value in event.items()})
+    numbers = (int, float)
+    return _dumps({k: v if isinstance(v, numbers) else str(v) for k, v in event.items()})
 
 
 def _dumps(value: object) -> str:

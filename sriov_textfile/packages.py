@@ -86,7 +86,7 @@ def _how_to_install(packages: str) -> str:
     if os.path.exists(marker):
         venv = "/opt/sriov-textfile"
         return (
-            f"install the program in a virtual environment: {sys.executable} -m venv {venv} &&"
-            f" {venv}/bin/pip install sriov-textfile"
+            f"run {sys.executable} -m venv {venv} && {venv}/bin/pip install {packages},"
+            f" and start this program with {venv}/bin/python"
         )
     return f"run {sys.executable} -m pip install {packages}"

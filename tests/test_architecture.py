@@ -74,9 +74,9 @@ def test_adding_a_reader_takes_one_table_row(tmp_path: Path) -> None:
     assert "(default toy,sysfs,netlink)" in help
     out = run(TOY_READER, "doctor", *host.flags)
     assert "toy reader      serves 2 VFs\n" in out
-    assert "sysfs reader    serves no VFs; toy served every VF\n" in out
+    assert "sysfs reader    not used: toy served every VF\n" in out
     out = run(TOY_READER, "doctor", *host.flags, "--collector.vfstatspriority=sysfs")
-    assert "toy reader      serves no VFs; switched off by --collector.toy" in out
+    assert "toy reader      switched off by --collector.toy" in out
 
 
 def test_adding_a_collector_takes_one_table_row(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def test_a_failed_collector_still_exits_0(tmp_path: Path) -> None:
         (["demo", "--vfs=many"], "--vfs=many: use a whole number from 0 to 1024"),
         (["--pfs=1"], "--pfs is a flag of demo, not of collect"),
         (["help", "srve"], "unknown command srve; did you mean serve?"),
+        (["demo", "demo"], "cannot run demo here; see sriov-textfile --help"),
+        (["version", "foo"], "cannot run version foo here"),
         (["serve", "demo"], "unexpected argument demo after serve"),
         (["demo", f"--pfs={'9' * 5000}"], "use a whole number from 1 to 64"),
         (["--no-collector.netlink=true"], "--no-collector.netlink takes no value"),

@@ -188,7 +188,7 @@ def test_a_reader_that_serves_every_vf_has_no_reason(make_host: MakeHost) -> Non
 
 
 def test_a_reader_is_not_needed_if_another_served_every_vf(make_host: MakeHost) -> None:
-    assert reader(make_host(WITH_COUNTERS), "netlink") == (0, "sysfs served every VF")
+    assert reader(make_host(WITH_COUNTERS), "netlink") == (0, "not used: sysfs served every VF")
 
 
 def test_a_disabled_reader_is_shown_with_its_flags(make_host: MakeHost) -> None:
@@ -204,7 +204,7 @@ def test_a_driver_without_counters_in_sysfs_is_shown_with_the_missing_folder(
     vfs, why_not = reader(host, "sysfs")
     folder = f"{host.net}/ens1f0/device/sriov"
     assert vfs == 0
-    assert why_not == f"driver mlx5_core publishes no VF counters: {folder} does not exist"
+    assert why_not == f"driver mlx5_core has no VF counters in sysfs: {folder} does not exist"
 
 
 def test_each_reader_has_a_reason_for_the_vfs_it_does_not_serve(make_host: MakeHost) -> None:
@@ -396,8 +396,8 @@ def test_a_pf_that_no_reader_serves_is_a_finding(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=2, driver="mlx5_core", sysfs="none"))
     found = only_finding(host, "--collector.netlink=false")
     assert found["code"] == "no-counters"
-    assert found["what"] == "no reader has counters for 2 of the 2 VFs of ens1f0"
-    assert "sysfs: driver mlx5_core publishes no VF counters" in found["meaning"]
+    assert found["what"] == "no reader has counters for 2 of 2 VFs of ens1f0"
+    assert "sysfs: driver mlx5_core has no VF counters in sysfs" in found["meaning"]
     assert "netlink: switched off by --collector.netlink" in found["meaning"]
     assert "switch on a reader" in found["hint"]
 

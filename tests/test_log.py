@@ -65,7 +65,7 @@ def test_a_lasting_problem_is_logged_once_an_hour(lines: Lines) -> None:
 
 def test_a_resolved_problem_is_logged_once(lines: Lines) -> None:
     lines.after(SOCKET, PF)
-    assert lines.after(PF) == [("info", "resolved: there is no socket; mount it")]
+    assert lines.after(PF) == [("info", "resolved: there is no socket")]
     assert lines.after(PF) == []
 
 

@@ -240,7 +240,7 @@ def _no_counters(report: Report) -> Iterator[Finding]:
         yield Finding(
             "no-counters",
             pf.netdev,
-            f"no reader has counters for {len(without)} of the {len(pf.vfs)} VFs of {pf.netdev}",
+            f"no reader has counters for {len(without)} of {_vfs(len(pf.vfs))} of {pf.netdev}",
             "; ".join(f"{reader.name}: {reader.why_not}" for reader in pf.readers),
             f"switch on a reader that is off; otherwise check what driver {pf.driver} supports"
             " (docs/hardware.md): a newer kernel or the vendor's driver may have VF counters",
@@ -341,7 +341,7 @@ def _textfile(report: Report) -> Iterator[Finding]:
         yield Finding(
             "textfile-not-writable",
             folder,
-            f"{report.user} cannot write to {folder}",
+            f"user {report.user} cannot write to {folder}",
             f"this user cannot update {path}",
             f"run as a user with write access, or grant it (chgrp, chmod g+w"
             f" {shlex.quote(folder)}); if the file system is read-only, mount it writable (in a"

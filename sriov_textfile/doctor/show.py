@@ -150,6 +150,8 @@ def _pf_facts(pf: Pf) -> list[tuple[str, str]]:
 
 
 def _serves(reader: ReaderUse, pf: Pf) -> str:
+    if not reader.vfs and reader.why_not:
+        return reader.why_not
     serves = f"serves {_count(reader.vfs, 'VF')}"
     if reader.vfs and not any(any(vf.counters.values()) for vf in pf.vfs):
         serves += "; all counters are 0"

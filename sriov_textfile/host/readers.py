@@ -63,7 +63,7 @@ def _no_counters_in_sysfs(config: Config, pf: Pf) -> str:
     folder = vfsysfs.folder(config.sysclassnet, pf.netdev)
     if os.path.isdir(folder):
         return f"{folder} has no statistics for them"
-    return f"driver {pf.driver or 'none'} publishes no VF counters: {folder} does not exist"
+    return f"driver {pf.driver or 'none'} has no VF counters in sysfs: {folder} does not exist"
 
 
 def _netlink(machine: Machine, pf: Pf, vfs: Sequence[int]) -> Counters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 from sriov_textfile import exposition
 from sriov_textfile.gather import Gatherer, GatherError
@@ -31,16 +32,18 @@ def collect(gatherer: Gatherer, path: str) -> None:
     try:
         data = exposition.render(gatherer.gather())
     except GatherError as error:
-        reason = f"{error.problem.reason}; {_outcome(path)}"
-        raise DeliveryError(Problem(error.problem.code, path, reason, error.problem.hint)) from None
+        problem = error.problem
+        hint = f"{_outcome(path)}; {problem.hint}"
+        raise DeliveryError(Problem(problem.code, path, problem.reason, hint)) from None
     if not path:
         print_all(data)
         return
     try:
         textfile.write(path, data)
     except OSError as error:
-        reason = f"cannot write {path}: {error.strerror}; {_outcome(path)}"
-        raise DeliveryError(Problem("undelivered", path, reason, _hint(path, error))) from None
+        reason = f"cannot write {path}: {error.strerror}"
+        hint = f"{_outcome(path)}; {_hint(path, error)}"
+        raise DeliveryError(Problem("undelivered", path, reason, hint)) from None
 
 
 def _outcome(path: str) -> str:
@@ -59,6 +62,8 @@ def _hint(path: str, error: OSError) -> str:
 def print_all(data: bytes) -> None:
     """Write all of `data` to standard output; raises DeliveryError."""
     try:
+        if sys.stdout is None:  # It was closed when Python started; 1 may be another file by now.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         textfile.write_all(_STDOUT, data)
     except OSError as error:
         reason = f"cannot write to standard output: {error.strerror}; the output is incomplete"

@@ -62,7 +62,6 @@ class DemoPf(SimulatedPf):
 
 # A netdev's name has the PF's number. The driver of the third PF has no VF counters, which doctor
 # reports. The last PF is assigned to a virtual machine.
-_WITHOUT_COUNTERS = 2
 _KINDS = (
     DemoPf(
         netdev="ens{}f0",
@@ -190,15 +189,13 @@ def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
                 clock.join()
 
 
-def next_steps(pfs: int) -> str:
-    """Return what to try after the metrics of a demo with `pfs` PFs, in a few lines."""
+def next_steps() -> str:
+    """Return what to try after the demo's metrics, in a few lines."""
     program = sys.argv[0] if os.path.basename(sys.argv[0]) == "sriov-textfile" else "sriov-textfile"
     return "\n".join(
         [
-            "These are the metrics of a simulated host"
-            + (" with a problem on one PF" if pfs > _WITHOUT_COUNTERS else "")
-            + ". What next?",
-            f"  {program} demo doctor     shows every PF and VF, and explains problems",
+            "These are the metrics of a simulated host. To see why some counters are 0, and more:",
+            f"  {program} demo doctor     shows every PF and VF, and explains what is wrong",
             f"  {program} demo serve      serves the metrics on http://localhost:9808/metrics",
             f"  {program} doctor          examines this machine instead",
         ]

@@ -112,6 +112,9 @@ class SimulatedHost:
     Sysfs exists from the start; rtnetlink answers within `with host.running():`.
     """
 
+    name = "node-1"
+    kernel = "Linux 6.12.48"
+
     def __init__(
         self, root: Path, pfs: Sequence[SimulatedPf], clock: Callable[[], float] = time.monotonic
     ) -> None:
