@@ -13,24 +13,24 @@ PROGRAM = """
 import sys
 from sriov_textfile import flags, gather
 from sriov_textfile.log import Log
-from sriov_textfile.outputs import loop
+from sriov_textfile.outputs import loop, once
 
 def resident():
     return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
 
 class Counting(gather.Gatherer):
     collections = 0
-    def gather(self):
+    def gather(self, seconds=None):
         self.collections += 1
         if self.collections in (100, 10_000):
             print(resident(), flush=True)
         if self.collections == 10_000:
             raise SystemExit(0)
-        return super().gather()
+        return super().gather(seconds)
 
 config = flags.config(flags.parse(sys.argv[2:])[1], sys.argv[1])
 log = Log()
-loop.run(Counting(config, log), config.textfile_path, config.interval, log)
+loop.run(once.Delivery(Counting(config, log), config), config.interval, log)
 """
 
 

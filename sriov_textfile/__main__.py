@@ -1,18 +1,26 @@
-"""The entry point of `sriov-textfile` and of `python -m sriov_textfile`."""
+"""Makes `python -m sriov_textfile` the same program as `sriov-textfile`."""
 
-import sys
+import os
 
 
-def main() -> int:
-    """Run the program and return its exit code; 130 if the user interrupts it."""
+def main() -> None:
+    """Run the program and end the process with its exit code; 130 if the user interrupts it.
+
+    The process ends at once: Python's own exit would wait for threads, and a thread may hang in
+    a system call for good. Nothing is lost, because the program writes with os.write.
+    """
+    code: object = 130
     try:
         # Imported here, so that an interrupt during the import shows no traceback either.
         from sriov_textfile import cli
 
-        return cli.main()
+        code = cli.main()
     except KeyboardInterrupt:
-        return 130
+        pass
+    except SystemExit as error:
+        code = error.code
+    os._exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

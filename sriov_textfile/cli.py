@@ -137,7 +137,7 @@ def _demo(arguments: Sequence[str], command: str, values: flags.Values) -> int:
 def _collect(config: Config, log: Log) -> int:
     gatherer = Gatherer(config, log)
     try:
-        once.collect(gatherer, config.textfile_path)
+        once.Delivery(gatherer, config).deliver()
         if not config.textfile_path and gatherer.count() == (0, 0):
             write_line("sriov-textfile: found no PF; run sriov-textfile doctor to see why")
     except once.DeliveryError as error:
@@ -155,7 +155,7 @@ def _loop(config: Config, log: Log) -> int:
 
     gatherer = Gatherer(config, log)
     _log_start(gatherer, log, "loop", path=config.textfile_path or "standard output")
-    loop.run(gatherer, config.textfile_path, config.interval, log)
+    loop.run(once.Delivery(gatherer, config), config.interval, log)
     return 0
 
 

@@ -33,19 +33,21 @@ class Gatherer:
         self._log = log
         self._task: Task | None = None
         self._snapshot: Snapshot | None = None  # of that task
+        self._hanging: dict[str, Task] = {}  # requests that rtnetlink has not answered, by netdev
 
-    def gather(self) -> list[Family]:
+    def gather(self, seconds: float | None = None) -> list[Family]:
         """Return the families of all collectors and of the run itself.
 
         Failures and skipped inputs are logged, and exported as `sriov_scrape_collector_*`. Raises
-        GatherError after --timeout, or immediately while an earlier collection hangs: a hang costs
-        one thread, not one per attempt.
+        GatherError after `seconds` (by default --timeout), or immediately while an earlier
+        collection hangs: a hang costs one thread, not one per attempt.
         """
         families: list[Family] = []
-        snapshot = self._new_snapshot()
+        seconds = self._config.timeout if seconds is None else seconds
+        snapshot = self._new_snapshot(seconds)
         finished = False
         try:
-            self._run(snapshot, lambda: families.extend(_collect(snapshot)))
+            self._run(snapshot, lambda: families.extend(_collect(snapshot)), seconds)
             finished = True
         finally:
             found = {"error": list(snapshot.failed), "warn": list(snapshot.skipped)}
@@ -56,14 +58,19 @@ class Gatherer:
     def count(self) -> tuple[int, int]:
         """Return the number of PFs and of VFs; raises GatherError as gather() does."""
         pfs: dict[str, int] = {}  # VFs by the PF's address, which two ports may share
-        snapshot = self._new_snapshot()
-        self._run(snapshot, lambda: pfs.update({pf.address: len(pf.vfs) for pf in snapshot.pfs}))
+        seconds = self._config.timeout
+        snapshot = self._new_snapshot(seconds)
+
+        def count() -> None:
+            pfs.update({pf.address: len(pf.vfs) for pf in snapshot.pfs})
+
+        self._run(snapshot, count, seconds)
         return len(pfs), sum(pfs.values())
 
-    def _new_snapshot(self) -> Snapshot:
-        return Snapshot(self._config, self._log, time.monotonic() + self._config.timeout)
+    def _new_snapshot(self, seconds: float) -> Snapshot:
+        return Snapshot(self._config, self._log, time.monotonic() + seconds, self._hanging)
 
-    def _run(self, snapshot: Snapshot, read: Callable[[], object]) -> None:
+    def _run(self, snapshot: Snapshot, read: Callable[[], object], seconds: float) -> None:
         """Call `read`, which uses the snapshot, in a task of its own. Raises GatherError."""
         if self._task and self._snapshot and not self._task.done:
             reason = f"an earlier collection still hangs while reading {self._snapshot.reading}"
@@ -77,7 +84,7 @@ class Gatherer:
 
         try:
             self._task, self._snapshot = Task(task), snapshot
-            finished = self._task.wait(self._config.timeout)
+            finished = self._task.wait(seconds)
         except ProblemError as error:
             raise GatherError(error.problem) from None
         except Exception as error:

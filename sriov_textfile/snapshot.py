@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from sriov_textfile.deadline import Task
 from sriov_textfile.host import pci, readers, rtnetlink
 from sriov_textfile.problems import Problem, ProblemError, cause
 
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 
     Value = TypeVar("Value")
 
-# Of the remaining time: a kubelet that hangs must not cost the metrics of other collectors.
+# Of the remaining time: a kubelet that hangs must not cost the metrics of other collectors, and a
+# PF whose driver does not answer not those of other PFs.
 _KUBELET_SHARE = 0.8
-_KUBELET_MIN_SECONDS = 0.1
+_LINK_SHARE = 0.7
+_MIN_SECONDS = 0.1
 
 
 class VfCounters:
@@ -50,9 +53,16 @@ class Snapshot:
     left out. `reading` is what is being read, for the message about a read that hangs.
     """
 
-    def __init__(self, config: Config, log: Log, deadline: float) -> None:
-        """`deadline` is when to stop waiting, on the clock of time.monotonic()."""
+    def __init__(
+        self, config: Config, log: Log, deadline: float, hanging: dict[str, Task] | None = None
+    ) -> None:
+        """`deadline` is when to stop waiting, on the clock of time.monotonic().
+
+        `hanging` keeps the requests that a kernel has not answered, by netdev, from one
+        collection to the next: a request that hangs is not repeated.
+        """
         self.config = config
+        self._hanging = {} if hanging is None else hanging
         self.log = log
         self.deadline = deadline
         self.failed: list[Problem] = []
@@ -119,11 +129,33 @@ class Snapshot:
         )
 
     def _ask(self, netdev: str) -> Link:
+        """Ask in a thread, because sending a request waits for the driver and the RTNL lock."""
+        earlier = self._hanging.pop(netdev, None)
+        if earlier and not earlier.done:
+            self._hanging[netdev] = earlier
+            raise rtnetlink.NetlinkError(f"an earlier request about {netdev} still hangs")
         if self._rtnetlink is None:
-            # The deadline is a second after the collection's, so a request without a reply makes
-            # the collection time out, and is not mistaken for a PF without VFs.
-            self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline + 1)
-        return self._rtnetlink.link(netdev)
+            self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline)
+        connection = self._rtnetlink
+        links: list[Link] = []
+
+        def ask() -> None:
+            try:
+                links.append(connection.link(netdev))
+            finally:
+                if connection is not self._rtnetlink:  # The answer is no longer waited for.
+                    connection.close()
+
+        task = Task(ask)
+        if not task.wait(self._share(_LINK_SHARE)):
+            self._hanging[netdev] = task
+            self._rtnetlink = None  # The next PF gets a connection of its own.
+            raise rtnetlink.NetlinkError(f"the kernel did not answer about {netdev} in time")
+        return links[0]
+
+    def _share(self, share: float) -> float:
+        """Return a share of the time that is left, in seconds."""
+        return max((self.deadline - time.monotonic()) * share, _MIN_SECONDS)
 
     def vf_counters(self, pf: Pf) -> VfCounters:
         """Return the counters of the PF's VFs.
@@ -268,8 +300,7 @@ class Snapshot:
             from sriov_textfile import packages
 
             raise ProblemError(packages.problem("kubepoddevice", error)) from None
-        left = self.deadline - time.monotonic()
-        seconds = max(left * _KUBELET_SHARE, _KUBELET_MIN_SECONDS)
+        seconds = self._share(_KUBELET_SHARE)
         return podresources.pod_devices(self.config.kubeletsocket, seconds)
 
     def _once(

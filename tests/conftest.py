@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sriov_textfile import cli, flags
+from sriov_textfile.host import vfsysfs
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.rtnetlink import RtnetlinkServer
 
@@ -115,3 +118,18 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert out == path.read_text()
 
     return compare
+
+
+@pytest.fixture
+def hanging_sysfs(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let the sysfs reader hang until the event is set, or the test is over."""
+    answered = threading.Event()
+    counters = vfsysfs.counters
+
+    def hang(*arguments: Any) -> Any:
+        answered.wait(60)
+        return counters(*arguments)
+
+    monkeypatch.setattr(vfsysfs, "counters", hang)
+    yield answered
+    answered.set()

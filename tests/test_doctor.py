@@ -428,16 +428,26 @@ def test_an_undecodable_link_is_a_finding_only_if_it_is_needed(make_host: MakeHo
     assert only_finding(host, "--collector.vfinfo")["code"] == "rtnetlink"
 
 
-def test_a_kernel_slower_than_the_timeout_is_a_finding(make_host: MakeHost) -> None:
-    host = make_host(SimulatedPf(vfs=2, sysfs="none"))
-    make_slow(host, 0.3)
-    found = only_finding(host, "--timeout=200ms")
+def test_collectors_slower_than_the_timeout_are_a_finding(
+    make_host: MakeHost, hanging_sysfs: threading.Event
+) -> None:
+    threading.Timer(0.3, hanging_sysfs.set).start()
+    host = make_host(SimulatedPf(vfs=2))
+    run = host.collect("doctor", "--json", "--timeout=200ms")
+    (found,) = json.loads(run.out)["findings"]
     assert found["code"] == "too-slow"
     assert re.fullmatch(
         r"the collectors took \d+\.\d s \(vfstats \d+\.\d s, pfinfo \d+\.\d s\);"
         r" --timeout is 0\.2 s",
         found["what"],
     )
+    assert findings(host) == []
+
+
+def test_a_kernel_that_does_not_answer_in_time_is_a_finding(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2, sysfs="none"))
+    make_slow(host, 0.6)
+    assert only_finding(host, "--timeout=300ms")["code"] == "rtnetlink"
     assert findings(host, "--timeout=1h") == []
 
 

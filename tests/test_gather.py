@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from sriov_textfile import deadline, flags
+from sriov_textfile import deadline, flags, gather
 from sriov_textfile.collectors import vfstats
 from sriov_textfile.gather import Gatherer, GatherError
+from sriov_textfile.host import rtnetlink
 from sriov_textfile.log import Log
 from sriov_textfile.simulate.host import SimulatedPf
 from tests.conftest import Host, MakeHost
@@ -68,36 +70,75 @@ def test_a_series_is_written_once_if_two_pfs_have_the_same_vf(make_host: MakeHos
 # --- the deadline -----------------------------------------------------------------------
 
 
-def test_a_hung_kernel_exits_1_after_the_timeout_and_keeps_the_old_file(
-    make_host: MakeHost, tmp_path: Path
+def test_hung_sysfs_exits_1_after_the_timeout_and_keeps_the_old_file(
+    make_host: MakeHost, tmp_path: Path, hanging_sysfs: threading.Event
 ) -> None:
     path = tmp_path / "sriov.prom"
     path.write_text("# the old file\n")
-    host = make_host(SimulatedPf(sysfs="none"))
-    host.server.mute = True
     start = time.monotonic()
-    run = host.collect("--timeout=300ms", f"--textfile.path={path}")
+    run = make_host(SimulatedPf()).collect("--timeout=300ms", f"--textfile.path={path}")
     assert 0.3 <= time.monotonic() - start < 5
     assert run.code == 1
     assert len(run.log.splitlines()) == 1
-    assert "did not finish within 0.3 s (--timeout): still reading ens1f0 via rtnetlink" in run.log
+    assert "did not finish within 0." in run.log
+    assert "still reading VF counters of ens1f0" in run.log
     assert f"{path} is unchanged" in run.log
     assert "code=hangs" in run.log
     assert path.read_text() == "# the old file\n"
 
 
-def test_no_collection_starts_while_an_earlier_one_hangs(make_host: MakeHost) -> None:
+def test_a_pf_whose_kernel_does_not_answer_costs_only_its_own_metrics(make_host: MakeHost) -> None:
+    host = make_host(
+        SimulatedPf(sysfs="none", vfs=2),
+        SimulatedPf(address="0000:20:00.0", netdev="b", sysfs="none", vfs=2),
+    )
+    answer = host.server.answer
+
+    def silent_about_the_first(request: bytes) -> bytes:
+        if b"ens1f0" in request:
+            time.sleep(5)
+        return answer(request)
+
+    host.server.answer = silent_about_the_first  # type: ignore[method-assign]
+    start = time.monotonic()
+    run = host.collect("--timeout=1s")
+    assert time.monotonic() - start < 2
+    assert run.code == 0
+    assert {line.split('pf="')[1][:2] for line in run.vf_samples()} == {'b"'}
+    assert len(run.vf_samples()) == 16
+    assert run.value("sriov_scrape_collector_success", collector="vfstats") == "0"
+    assert len(run.log.splitlines()) == 1
+    assert "the kernel did not answer about ens1f0 in time" in run.log
+
+
+def test_a_request_that_hangs_for_good_is_not_repeated(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = make_host(SimulatedPf(sysfs="none"))
-    host.server.mute = True
-    collect = gatherer(host, "--timeout=100ms").gather
+    over = threading.Event()
+    # Sending waits for the RTNL lock, so a socket's timeout does not end it.
+    monkeypatch.setattr(rtnetlink.Rtnetlink, "link", lambda self, netdev: over.wait(60))
+    collect = gatherer(host, "--timeout=200ms").gather
+    collect()
+    threads = len(os.listdir("/proc/self/task"))
+    start = time.monotonic()
+    for _ in range(20):
+        collect()
+    over.set()
+    assert time.monotonic() - start < 1
+    assert len(os.listdir("/proc/self/task")) <= threads
+
+
+def test_no_collection_starts_while_an_earlier_one_hangs(
+    make_host: MakeHost, hanging_sysfs: threading.Event
+) -> None:
+    collect = gatherer(make_host(SimulatedPf()), "--timeout=100ms").gather
     with pytest.raises(GatherError, match="the collection did not finish within"):
         collect()
     threads = len(os.listdir("/proc/self/task"))
     start = time.monotonic()
     for _ in range(50):
-        with pytest.raises(
-            GatherError, match="earlier collection still hangs while reading ens1f0 via rtnetlink"
-        ):
+        with pytest.raises(GatherError, match="earlier collection still hangs while reading VF"):
             collect()
     assert time.monotonic() - start < 0.5
     assert len(os.listdir("/proc/self/task")) <= threads
@@ -115,13 +156,13 @@ def test_a_collection_whose_thread_cannot_start_exits_1_with_a_hint(
     assert "can't start new thread; nothing was written; allow more tasks (TasksMax=" in run.log
 
 
-def test_collections_resume_when_the_kernel_answers_again(make_host: MakeHost) -> None:
-    host = make_host(SimulatedPf(sysfs="none"))
-    host.server.mute = True
-    collect = gatherer(host, "--timeout=100ms").gather
+def test_collections_resume_when_sysfs_answers_again(
+    make_host: MakeHost, hanging_sysfs: threading.Event
+) -> None:
+    collect = gatherer(make_host(SimulatedPf()), "--timeout=100ms").gather
     with pytest.raises(GatherError):
         collect()
-    host.server.mute = False
+    hanging_sysfs.set()
     for _ in range(100):
         try:
             families = collect()
@@ -131,3 +172,19 @@ def test_collections_resume_when_the_kernel_answers_again(make_host: MakeHost) -
     else:
         pytest.fail("the collection that hung never ended")
     assert "sriov_vf_rx_bytes" in [family.name for family in families]
+
+
+def test_an_error_outside_the_collectors_is_not_an_empty_page(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "sriov.prom"
+    path.write_text("# the old file\n")
+
+    def fail(*unused: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(gather, "_build_info", fail)
+    run = make_host(SimulatedPf()).collect(f"--textfile.path={path}")
+    assert run.code == 1
+    assert "collection failed unexpectedly: MemoryError" in run.log
+    assert path.read_text() == "# the old file\n"

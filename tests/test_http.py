@@ -222,9 +222,10 @@ def test_requests_during_a_collection_share_its_result(make_host: MakeHost) -> N
     assert host.server.requests == {"ens1f0": 2}
 
 
-def test_a_hung_kernel_is_503_and_requests_do_not_pile_up(make_host: MakeHost) -> None:
-    host = make_host(SimulatedPf(sysfs="none"))
-    host.server.mute = True
+def test_hung_sysfs_is_503_and_requests_do_not_pile_up(
+    make_host: MakeHost, hanging_sysfs: threading.Event
+) -> None:
+    host = make_host(SimulatedPf())
     app = application(host, "--timeout=200ms")
     assert status(app) == "503 Service Unavailable"
     threads = len(os.listdir("/proc/self/task"))

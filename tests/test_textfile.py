@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 
 from sriov_textfile.outputs import textfile
 from sriov_textfile.simulate.host import SimulatedPf
-from tests.conftest import WITHOUT_PRIVILEGE, MakeHost, Run
+from tests.conftest import PROGRAM, WITHOUT_PRIVILEGE, MakeHost, Run
 
 
 def test_the_file_is_written(tmp_path: Path) -> None:
@@ -58,6 +59,12 @@ def test_the_file_is_world_readable_with_any_umask(tmp_path: Path, umask: int) -
 
 def test_the_file_name_may_have_the_maximum_length(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 250 + ".prom")
+    textfile.write(str(path), b"metric 1\n")
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_the_maximum_length_is_counted_in_bytes(tmp_path: Path) -> None:
+    path = tmp_path / ("\U0001f600" * 60 + ".prom")  # 245 bytes in 65 characters
     textfile.write(str(path), b"metric 1\n")
     assert os.listdir(tmp_path) == [path.name]
 
@@ -165,6 +172,112 @@ def test_concurrent_runs_can_write_the_same_file(tmp_path: Path) -> None:
     runs = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
     assert [run.wait(60) for run in runs] == [0, 0, 0, 0]
     assert os.listdir(tmp_path) == ["sriov.prom"]
+
+
+# --- one writer at a time ---------------------------------------------------------------
+
+
+def test_a_second_writer_waits_until_the_first_has_written(tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    path.write_bytes(b"metric 1\n")
+    first = textfile.acquire(str(path), 1)
+    assert first is not None
+    threading.Timer(0.2, os.close, [first]).start()
+    start = time.monotonic()
+    second = textfile.acquire(str(path), 5)
+    assert second is not None
+    assert time.monotonic() - start >= 0.2
+    os.close(second)
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["a file", "no file"])
+def test_a_writer_does_not_wait_forever(tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "sriov.prom"
+    if exists:
+        path.touch()
+    first = textfile.acquire(str(path), 1)
+    with pytest.raises(TimeoutError):
+        textfile.acquire(str(path), 0.1)
+    assert first is not None
+    os.close(first)
+
+
+def test_the_lock_moves_to_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    first = textfile.acquire(str(path), 1)  # there is no file: a lock on the folder
+    textfile.write(str(path), b"metric 1\n")
+    second = textfile.acquire(str(path), 1)  # a lock on the file, as for all later writers
+    with pytest.raises(TimeoutError):
+        textfile.acquire(str(path), 0.1)
+    assert first is not None
+    assert second is not None
+    os.close(first)
+    os.close(second)
+
+
+def test_writers_of_other_files_in_the_folder_do_not_wait(tmp_path: Path) -> None:
+    for name in ("a.prom", "b.prom"):
+        (tmp_path / name).touch()
+    locks = [textfile.acquire(str(tmp_path / name), 0) for name in ("a.prom", "b.prom")]
+    for lock in locks:
+        assert lock is not None
+        os.close(lock)
+
+
+def test_the_lock_leaves_nothing_in_the_folder(make_host: MakeHost, tmp_path: Path) -> None:
+    path = tmp_path / "textfile/sriov.prom"
+    path.parent.mkdir()
+    assert make_host(SimulatedPf()).collect(f"--textfile.path={path}").code == 0
+    assert os.listdir(path.parent) == ["sriov.prom"]
+
+
+def test_a_run_gives_up_with_exit_1_while_another_process_writes(
+    make_host: MakeHost, old_file: Path
+) -> None:
+    host = make_host(SimulatedPf())
+    lock = textfile.acquire(str(old_file), 1)
+    run = host.collect(f"--textfile.path={old_file}", "--timeout=300ms")
+    assert lock is not None
+    os.close(lock)
+    assert run.code == 1
+    assert (
+        f"another process is writing {old_file}; {old_file} is unchanged; run only one" in run.log
+    )
+    assert "code=locked" in run.log
+    assert old_file.read_text() == "# the old file\n"
+    assert host.collect(f"--textfile.path={old_file}").code == 0
+
+
+def test_older_values_never_replace_newer_ones(make_host: MakeHost, tmp_path: Path) -> None:
+    """A run that is slow to read must not overwrite what a faster run has read later."""
+    host = make_host(SimulatedPf(vfs=1, sysfs="none"))
+    path = tmp_path / "sriov.prom"
+    values = []
+    command = [sys.executable, "-c", PROGRAM, host.rtnetlink, *host.flags, "--interval=1ms"]
+    writers = [
+        subprocess.Popen([*command, f"--textfile.path={path}"], stderr=subprocess.DEVNULL)
+        for _ in range(3)
+    ]
+    describe = host.server.describe
+    slow = random.Random(1)
+
+    def slowly(netdev: str, sequence: int) -> bytes | None:
+        host.now += 1
+        reply = describe(netdev, sequence)
+        time.sleep(slow.random() / 50)
+        return reply
+
+    host.server.describe = slowly
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        if path.exists():
+            (line,) = [text for text in path.read_text().splitlines() if "rx_bytes{" in text]
+            values.append(int(line.split()[-1]))
+    for writer in writers:
+        writer.terminate()
+        writer.wait()
+    assert len(set(values)) > 20
+    assert values == sorted(values)
 
 
 # --- failures ---------------------------------------------------------------------------

@@ -7,12 +7,11 @@ import time
 
 import schedule
 
-from sriov_textfile.gather import Gatherer
 from sriov_textfile.log import Log
 from sriov_textfile.outputs import once
 
 
-def run(gatherer: Gatherer, path: str, interval: float, log: Log) -> None:
+def run(delivery: once.Delivery, interval: float, log: Log) -> None:
     """Collect at once and then again `interval` seconds after each collection's end.
 
     A collection that cannot be delivered is logged, and the next one runs. SIGTERM or SIGINT
@@ -28,11 +27,11 @@ def run(gatherer: Gatherer, path: str, interval: float, log: Log) -> None:
     def collect() -> None:
         undelivered = []
         try:
-            once.collect(gatherer, path)
+            delivery.deliver()
         except once.DeliveryError as error:
             undelivered.append(error.problem)
         log.problems("delivery", {"error": undelivered})
-        if undelivered and not path:  # A closed standard output cannot be reopened.
+        if undelivered and not delivery.path:  # A closed standard output cannot be reopened.
             raise SystemExit(1)
 
     signal.signal(signal.SIGTERM, stop)

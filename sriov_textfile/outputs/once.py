@@ -1,17 +1,25 @@
-"""One collection, delivered to a file or to standard output."""
+"""One collection after another, each delivered to a file or to standard output."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+import time
 
 from sriov_textfile import exposition
+from sriov_textfile.deadline import Task
 from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.outputs import textfile
 from sriov_textfile.problems import Problem, ProblemError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sriov_textfile.config import Config
+
 _STDOUT = 1
+_LOCK_SHARE = 0.5  # of --timeout: what is left must do for the collection
+_MIN_SECONDS = 0.2  # for the write, however long the collection took
 _HINTS = {
     errno.EACCES: "give this user write permission on the directory",
     errno.EROFS: "allow the service to write there (ReadWritePaths=), or choose another path",
@@ -20,34 +28,80 @@ _HINTS = {
 
 
 class DeliveryError(ProblemError):
-    """Raised when the metrics could not be delivered."""
+    """Raised when the metrics could not be delivered; the old file is then unchanged."""
 
 
-def collect(gatherer: Gatherer, path: str) -> None:
-    """Gather the metrics and write them to the file at `path`, or to standard output if "".
+class Delivery:
+    """Collects and delivers to the file at --textfile.path, or to standard output without one."""
 
-    Nothing is opened before the collection has finished. Raises DeliveryError; the old file is
-    then unchanged.
-    """
-    try:
-        data = exposition.render(gatherer.gather())
-    except GatherError as error:
-        problem = error.problem
-        hint = f"{_outcome(path)}; {problem.hint}"
-        raise DeliveryError(Problem(problem.code, path, problem.reason, hint)) from None
-    if not path:
-        print_all(data)
-        return
-    try:
-        textfile.write(path, data)
-    except OSError as error:
-        reason = f"cannot write {path}: {error.strerror}"
-        hint = f"{_outcome(path)}; {_hint(path, error)}"
-        raise DeliveryError(Problem("undelivered", path, reason, hint)) from None
+    def __init__(self, gatherer: Gatherer, config: Config) -> None:
+        self.path = config.textfile_path
+        self._gatherer = gatherer
+        self._timeout = config.timeout
+        self._writing: Task | None = None
+
+    def deliver(self) -> None:
+        """Collect once and deliver the metrics, within --timeout. Raises DeliveryError.
+
+        Nothing is opened for writing before the collection has finished.
+        """
+        end = time.monotonic() + self._timeout
+        if not self.path:
+            print_all(self._page(end))
+            return
+        if self._writing and not self._writing.done:
+            raise self._error("hangs", f"an earlier write to {self.path} still hangs", "see dmesg")
+        try:
+            lock = textfile.acquire(self.path, self._timeout * _LOCK_SHARE)
+        except TimeoutError:
+            reason = f"another process is writing {self.path}"
+            hint = "run only one timer, cron job or loop for a file"
+            raise self._error("locked", reason, hint) from None
+        try:
+            page = self._page(end)
+        except BaseException:
+            _close(lock)
+            raise
+        self._write(page, lock, max(end - time.monotonic(), _MIN_SECONDS))
+
+    def _page(self, end: float) -> bytes:
+        try:
+            return exposition.render(self._gatherer.gather(end - time.monotonic()))
+        except GatherError as error:
+            problem = error.problem
+            raise self._error(problem.code, problem.reason, problem.hint) from None
+
+    def _write(self, page: bytes, lock: int | None, seconds: float) -> None:
+        """Write in a thread, because a disk may hang as a driver does."""
+
+        def write() -> None:
+            try:
+                textfile.write(self.path, page)
+            finally:
+                _close(lock)
+
+        self._writing = writing = Task(write)
+        try:
+            finished = writing.wait(seconds)
+        except OSError as error:
+            reason = f"cannot write {self.path}: {error.strerror}"
+            raise self._error("undelivered", reason, _hint(self.path, error)) from None
+        except BaseException:  # SIGTERM or SIGINT: a write that goes well is over soon.
+            writing.wait(_MIN_SECONDS)
+            raise
+        if not finished:
+            reason = f"writing {self.path} did not finish within {self._timeout:g} s (--timeout)"
+            raise self._error("hangs", reason, "check its disk, and see dmesg")
+
+    def _error(self, code: str, reason: str, hint: str) -> DeliveryError:
+        unchanged = os.path.lexists(self.path)
+        outcome = f"{self.path} is unchanged" if unchanged else "nothing was written"
+        return DeliveryError(Problem(code, self.path, reason, f"{outcome}; {hint}"))
 
 
-def _outcome(path: str) -> str:
-    return f"{path} is unchanged" if os.path.lexists(path) else "nothing was written"
+def _close(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 def _hint(path: str, error: OSError) -> str:

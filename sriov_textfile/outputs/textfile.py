@@ -7,11 +7,65 @@ node_exporter never reads it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import time
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _RANDOM_BYTES = 4
+_POLL_SECONDS = 0.02
+
+
+def acquire(path: str, seconds: float) -> int | None:
+    """Return a descriptor that keeps other writers of the file away until it is closed.
+
+    A writer holds it from before its collection to the end of its write, so that older values
+    never replace newer ones. It is a lock on the file, which each writer replaces, or on its
+    folder while there is no file: it ends with its process, works across containers that share
+    the folder, and leaves nothing behind. Returns None where there is nothing to lock. Raises
+    TimeoutError if another writer has it for longer than `seconds`.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        fd = _open_lockable(path)
+        if fd is None:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            if time.monotonic() >= end:
+                raise TimeoutError(errno.ETIMEDOUT, "another process is writing it") from None
+            time.sleep(_POLL_SECONDS)
+            continue
+        except OSError:
+            return fd  # The file system has no locks.
+        if _is_current(fd, path):
+            return fd
+        os.close(fd)  # Another writer replaced the file in the meantime.
+
+
+def _open_lockable(path: str) -> int | None:
+    """Open the file, or its folder if there is no file, or return None if there is neither."""
+    folder = os.path.dirname(path) or "."
+    for place, flag in ((path, os.O_NOFOLLOW), (folder, os.O_DIRECTORY)):
+        try:
+            return os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flag)
+        except OSError:
+            continue
+    return None
+
+
+def _is_current(fd: int, path: str) -> bool:
+    """Return whether the lock is on what a new writer would lock."""
+    again = _open_lockable(path)
+    if again is None:
+        return True
+    try:
+        return os.path.samestat(os.fstat(fd), os.fstat(again))
+    finally:
+        os.close(again)
 
 
 def write(path: str, data: bytes) -> None:
@@ -22,7 +76,8 @@ def write(path: str, data: bytes) -> None:
     """
     folder, name = os.path.split(path)
     folder = folder or "."
-    prefix = f".{name[:60]}."  # A file name has at most 255 bytes.
+    # A file name has at most 255 bytes.
+    prefix = os.fsdecode(b"." + os.fsencode(name)[:60] + b".")
     _remove_leftovers(folder, prefix)
     while True:
         # The name is chosen before the file exists, so that an interrupt at any point removes the
