@@ -13,12 +13,19 @@ if TYPE_CHECKING:
 
 
 def render(families: Iterable[Family]) -> bytes:
-    """Return the families as text, in the given order; a family without samples is left out."""
+    """Return the families as text, in the given order; a family without samples is left out.
+
+    Raises ValueError if two families have the same name, which Prometheus rejects.
+    """
     lines = []
+    names = set()
     for family in families:
         if not family.samples:
             continue
         name = family.name
+        if name in names:
+            raise ValueError(f"two families are called {name}")
+        names.add(name)
         lines.append(f"# HELP {name} {_escape_help(family.help)}\n")
         lines.append(f"# TYPE {name} {family.type}\n")
         lines += [f"{name}{labels} {value}\n" for labels, value in family.samples.items()]

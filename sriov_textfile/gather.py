@@ -100,50 +100,61 @@ class Gatherer:
 class CollectorRun:
     """The result of running one collector."""
 
-    __slots__ = ("failed", "families", "name", "seconds", "skipped")
+    __slots__ = ("failed", "families", "name", "seconds", "skips")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.families: list[Family] = []
         self.failed: list[Problem] = []
-        self.skipped: list[Problem] = []
+        self.skips = 0  # inputs that it left out
         self.seconds = 0.0
 
 
-def run(collector: Collector, snapshot: Snapshot) -> CollectorRun:
-    """Run one collector; failures and skipped inputs are recorded in the snapshot too."""
+def run(collector: Collector, snapshot: Snapshot, names: set[str]) -> CollectorRun:
+    """Run one collector; failures and skipped inputs are recorded in the snapshot too.
+
+    `names` has the families of the collectors before it, and gets its own: a page with two
+    families of one name is rejected as a whole, so the second one is left out.
+    """
     done = CollectorRun(collector.name)
-    failed, skipped, start = len(snapshot.failed), len(snapshot.skipped), time.perf_counter()
+    failed, skips, start = len(snapshot.failed), snapshot.skips, time.perf_counter()
     try:
         for family in collector.collect(snapshot):
+            if family.name in names:
+                reason = f"{family.name} of {collector.name} is a metric already"
+                snapshot.skip(Problem("repeated-series", family.name, reason))
+                continue
+            names.add(family.name)
             done.families.append(family)
-            for series in family.repeated:
+            for series, count in family.repeated.items():
                 name = family.name + series
-                snapshot.skip(Problem("repeated-series", name, f"two values for {name}"))
+                problem = Problem("repeated-series", name, f"{name} has more than one value")
+                snapshot.skip(problem, count)
     except ProblemError as error:
         snapshot.fail(error.problem)
     except Exception as error:
         snapshot.fail(_unexpected(collector.name, error))
     done.seconds = time.perf_counter() - start
     done.failed = snapshot.failed[failed:]
-    done.skipped = snapshot.skipped[skipped:]
+    done.skips = snapshot.skips - skips
     return done
 
 
 def _collect(snapshot: Snapshot) -> list[Family]:
     """Run the enabled collectors; return their families and those about the run."""
     families: list[Family] = []
+    names: set[str] = set()
     success = _about_run("success", "Whether the collector did all of its work.")
     duration = _about_run("duration_seconds", "How long the collector took.")
     skipped = _about_run("skipped", "Inputs that the collector left out; the log names each.")
     for collector in COLLECTORS:
         if collector.name in snapshot.config.collectors:
-            done = run(collector, snapshot)
+            done = run(collector, snapshot, names)
             series = labels(collector=done.name)
             families += done.families
             success.add(series, int(not done.failed))
             duration.add(series, done.seconds)
-            skipped.add(series, len(done.skipped))
+            skipped.add(series, done.skips)
     return [*families, success, duration, skipped, _build_info()]
 
 

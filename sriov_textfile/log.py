@@ -20,6 +20,7 @@ LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("logfmt", "json")
 
 _STDERR = 2
+_MAX_LINES = 20  # about problems of one code, at a time
 _STDERR_TIMEOUT = 0.1  # seconds
 _REPEAT_AFTER = 3600.0  # seconds after which an ongoing problem is logged again
 
@@ -57,12 +58,14 @@ class Log:
         """Log the problems that `source` found this time, by level.
 
         A problem is logged when it appears, when its text changes, when it is resolved, and every
-        hour while it lasts. If `complete` is false, the search was cut short: a problem that it
-        did not find is not logged as resolved.
+        hour while it lasts. Of one code there are at most 20 lines at a time, and then a count. If
+        `complete` is false, the search was cut short: a problem that it did not find is not logged
+        as resolved.
         """
         now = self._clock()
         before = self._ongoing.get(source, {})
         ongoing: dict[_Key, _Logged] = {}
+        lines: list[tuple[str, str, str, str]] = []  # level, message, code, subject
         for level, problems in found.items():
             for problem in problems:
                 key = (problem.code, problem.subject, problem.text)
@@ -70,7 +73,7 @@ class Log:
                     continue  # Two collectors may report the same problem.
                 logged = before[key][0] if key in before else None
                 if logged is None or now - logged >= _REPEAT_AFTER:
-                    self._write(level, problem.text, _fields(problem.code, problem.subject))
+                    lines.append((level, problem.text, problem.code, problem.subject))
                     logged = now
                 ongoing[key] = (logged, problem.reason)
         if not complete:
@@ -79,7 +82,20 @@ class Log:
         present = {key[:2] for key in ongoing}
         for (code, subject, _), (_, reason) in before.items():
             if (code, subject) not in present:
-                self._write("info", f"resolved: {reason}", _fields(code, subject))
+                lines.append(("info", f"resolved: {reason}", code, subject))
+        self._write_bounded(lines)
+
+    def _write_bounded(self, lines: Iterable[tuple[str, str, str, str]]) -> None:
+        """Write lines about problems; of one level and code at most 20, and then a count."""
+        written: dict[tuple[str, str], int] = {}
+        for level, message, code, subject in lines:
+            count = written[level, code] = written.get((level, code), 0) + 1
+            if count <= _MAX_LINES:
+                self._write(level, message, _fields(code, subject))
+        for (level, code), count in written.items():
+            if count > _MAX_LINES:
+                more = f"{count - _MAX_LINES} more problems of this kind"
+                self._write(level, more, _fields(code, ""))
 
     def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
         if LEVELS.index(level) < self._threshold:
@@ -96,10 +112,13 @@ def _fields(code: str, subject: str) -> dict[str, object]:
     return {"code": code, "subject": subject} if subject else {"code": code}
 
 
+_wait = [_STDERR_TIMEOUT]  # for standard error; nothing after a line that it did not accept
+
+
 def write_line(line: str) -> None:
     """Write one line to standard error, or drop it if standard error is closed or full.
 
-    A full pipe without a reader must not delay a collection.
+    A full pipe without a reader must not delay a collection: only the first line waits for it.
     """
     if sys.stderr is None:  # It was closed when Python started; 2 may be another file by now.
         return
@@ -108,7 +127,9 @@ def write_line(line: str) -> None:
     # POSIX: a pipe that is ready accepts PIPE_BUF bytes at once, 4096 on Linux.
     data = printable(line).encode("utf-8", "replace")[:4095] + b"\n"
     try:
-        if select.select([], [_STDERR], [], _STDERR_TIMEOUT)[1]:
+        ready = select.select([], [_STDERR], [], _wait[0])[1]
+        _wait[0] = _STDERR_TIMEOUT if ready else 0.0
+        if ready:
             os.write(_STDERR, data)
     except (OSError, ValueError):
         pass

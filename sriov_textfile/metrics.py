@@ -28,8 +28,8 @@ class Family:
     """A metric: name, type ("counter" or "gauge"), help, and one value for each label set.
 
     `samples` maps a label set, as labels() returns it, to its value. A repeated series makes
-    node_exporter reject the whole page, so the first value is kept and the label set of a later
-    one is added to `repeated`.
+    node_exporter reject the whole page, so the first value is kept, and `repeated` counts the
+    others by label set.
     """
 
     __slots__ = ("help", "name", "repeated", "samples", "type")
@@ -39,11 +39,11 @@ class Family:
         self.type = type
         self.help = help
         self.samples: dict[str, int | float] = {}
-        self.repeated: list[str] = []
+        self.repeated: dict[str, int] = {}
 
     def add(self, labels: str, value: int | float) -> None:
         """Add a sample; an integer of any size is written exactly."""
         if labels in self.samples:
-            self.repeated.append(labels)
+            self.repeated[labels] = self.repeated.get(labels, 0) + 1
         else:
             self.samples[labels] = value

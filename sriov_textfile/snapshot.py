@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _KUBELET_SHARE = 0.8
 _LINK_SHARE = 0.7
 _MIN_SECONDS = 0.1
+_MAX_SKIPPED = 1000  # a kubelet or driver that repeats itself must not fill the memory
 
 
 class VfCounters:
@@ -49,8 +50,9 @@ class VfCounters:
 class Snapshot:
     """The machine and the kubelet, read on demand and at most once; each collection has its own.
 
-    `failed` has the failures after which the collection continued, `skipped` the inputs that it
-    left out. `reading` is what is being read, for the message about a read that hangs.
+    `failed` has the failures after which the collection continued, `skipped` the first 1,000 inputs
+    that it left out, and `skips` their number. `reading` is what is being read, for the message
+    about a read that hangs.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Snapshot:
         self.deadline = deadline
         self.failed: list[Problem] = []
         self.skipped: list[Problem] = []
+        self.skips = 0
         self.reading = ""
         self.left_out = 0  # PFs that the flags pf-include and pf-exclude leave out
         self._rtnetlink: Rtnetlink | None = None
@@ -83,9 +86,11 @@ class Snapshot:
         """Record a failure after which the collection can continue."""
         self.failed.append(problem)
 
-    def skip(self, problem: Problem) -> None:
-        """Record an input that is left out."""
-        self.skipped.append(problem)
+    def skip(self, problem: Problem, count: int = 1) -> None:
+        """Record an input that is left out, or `count` inputs with the same problem."""
+        self.skips += count
+        if len(self.skipped) < _MAX_SKIPPED:
+            self.skipped.append(problem)
 
     @property
     def pfs(self) -> list[Pf]:

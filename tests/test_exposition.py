@@ -62,7 +62,12 @@ def test_a_repeated_series_keeps_its_first_value_and_is_recorded() -> None:
     family = gauge(a=1)
     family.add(labels(name="a"), 2)
     assert family.samples == {'{name="a"}': 1}
-    assert family.repeated == ['{name="a"}']
+    assert family.repeated == {'{name="a"}': 1}
+
+
+def test_two_families_of_one_name_are_rejected() -> None:
+    with pytest.raises(ValueError, match="two families are called sriov_test"):
+        render([gauge(a=1), gauge(b=2)])
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))

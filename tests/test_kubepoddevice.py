@@ -145,7 +145,7 @@ def test_all_5000_devices_of_a_full_node_are_exported(
 def test_a_response_larger_than_4_mib_is_accepted(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
-    devices = {f"vendor.example/{'x' * 200}{n}": [f"0000:{n:02x}:00.0"] * 100 for n in range(256)}
+    devices = {f"vendor.example/{'x' * 2000}{n}": [f"0000:{n:02x}:00.0"] * 10 for n in range(256)}
     simulated = node(tmp_path, *[pod(f"p{n}", devices) for n in range(16)])
     assert 4 << 20 < response(simulated.pods).ByteSize() < 16 << 20
     with simulated.running():
@@ -369,6 +369,18 @@ def test_a_response_larger_than_16_mib_is_reported(
         run = collect(simulated)
     assert_only_pods_are_missing(
         run, f"cannot query the kubelet at {simulated.socket}: its response is larger than 16 MiB"
+    )
+
+
+def test_a_response_with_more_devices_than_a_host_can_have_is_reported(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    simulated = node(tmp_path, pod("p", {"intel.com/sriov": ["0000:3b:02.1"] * 900_000}))
+    assert 12 << 20 < response(simulated.pods).ByteSize() < 16 << 20
+    with simulated.running():
+        run = collect(simulated)
+    assert_only_pods_are_missing(
+        run, f"the kubelet at {simulated.socket} lists more than 65536 PCI devices"
     )
 
 

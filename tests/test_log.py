@@ -106,3 +106,20 @@ def test_code_and_subject_are_separate_fields(
     lines.log.problems("collection", {"warn": [PF]})
     event = json.loads(capfd.readouterr().err)
     assert (event["level"], event["code"], event["subject"]) == ("warn", "rtnetlink", "ens1f0")
+
+
+def bad_counters(count: int, value: str = "x") -> list[Problem]:
+    return [Problem("bad-counter", f"vf{n}", f"vf{n} is {value}") for n in range(count)]
+
+
+def test_of_one_kind_at_most_20_problems_are_logged_and_the_rest_counted(lines: Lines) -> None:
+    logged = lines.after(*bad_counters(512), PF)
+    assert len(logged) == 22
+    assert logged[-2] == ("error", "the kernel refused; see dmesg")
+    assert logged[-1] == ("error", "492 more problems of this kind")
+    assert lines.after(*bad_counters(512), PF) == []
+
+
+def test_the_end_of_many_problems_is_bounded_too(lines: Lines) -> None:
+    lines.after(*bad_counters(512))
+    assert len(lines.after()) == 21

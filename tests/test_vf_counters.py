@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from sriov_textfile.collectors import vfstats
 from sriov_textfile.simulate.host import GROWTH, SimulatedPf
 from sriov_textfile.simulate.rtnetlink import LinkVf, encode_error, encode_link
 from tests.conftest import Host, MakeHost, Run
@@ -61,6 +63,29 @@ def test_every_counter_that_the_driver_publishes_is_exported(make_host: MakeHost
     assert "# TYPE sriov_vf_tx_spoofed counter\n" in run.out
     labels = {"numa_node": "0", "pciAddr": "0000:11:00.0", "pf": "ens1f0", "vf": "0"}
     assert run.value("sriov_vf_tx_spoofed", **labels) == "77"
+
+
+@pytest.mark.parametrize("name", ["info", "min_tx_rate_mbps", "max_tx_rate_mbps"])
+@pytest.mark.parametrize("vfinfo", [True, False], ids=["with vfinfo", "without vfinfo"])
+def test_a_counter_named_like_another_metric_is_skipped(
+    make_host: MakeHost, name: str, vfinfo: bool
+) -> None:
+    host = make_host(SimulatedPf(vfs=4))
+    for vf in (0, 2):
+        (stats(host, vf) / name).write_text("77\n")
+    run = host.collect(f"--collector.vfinfo={vfinfo}")
+    types = [line.split()[2] for line in run.out.splitlines() if line.startswith("# TYPE")]
+    assert len(types) == len(set(types))
+    assert "77" not in run.samples.values()
+    assert "code=bad-counter" in run.log
+    assert skipped(run) == "2"
+
+
+def test_the_names_of_other_collectors_are_reserved(make_host: MakeHost) -> None:
+    """If this fails: a new sriov_vf_ metric belongs in vfstats' list."""
+    out = make_host(SimulatedPf(vfs=4)).collect("--collector.vfinfo", "--no-collector.vfstats").out
+    others = re.findall(r"^# TYPE sriov_vf_(\w+)", out, re.MULTILINE)
+    assert set(others) <= vfstats._RESERVED
 
 
 @pytest.mark.parametrize("text", ["18446744073709551615", "9223372036854775808", "0", "007"])

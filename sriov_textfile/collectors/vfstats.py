@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sriov_textfile.metrics import Family, labels
+from sriov_textfile.problems import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ HELP = {
 }
 
 
+# Metrics of other collectors: a page must not have two families of one name.
+_RESERVED = frozenset({"info", "max_tx_rate_mbps", "min_tx_rate_mbps"})
+
+
 def collect(snapshot: Snapshot) -> Iterable[Family]:
     """Return a family `sriov_vf_<name>` for each counter that a reader found.
 
@@ -40,6 +45,9 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
                 if name not in families:
                     families[name] = _family(name, f"The driver's counter {name} of the VF.")
                 families[name].add(series, value)
+    for name in _RESERVED.intersection(families):
+        reason = f"a driver's counter {name} would be the metric sriov_vf_{name} of vfinfo"
+        snapshot.skip(Problem("bad-counter", name, reason), len(families.pop(name).samples))
     known = [families.pop(name) for name in HELP]
     return known + [families[name] for name in sorted(families)]
 

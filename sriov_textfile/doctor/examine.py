@@ -61,8 +61,9 @@ def examine(config: Config, describe_nic: inventory.DescribeNic | None = None) -
 
 def _examine(snapshot: Snapshot, describe_nic: inventory.DescribeNic) -> Report:
     config = snapshot.config
+    names: set[str] = set()
     collectors = [
-        gather.run(collector, snapshot)
+        gather.run(collector, snapshot, names)
         for collector in COLLECTORS
         if collector.name in config.collectors
     ]
@@ -77,8 +78,7 @@ def _examine(snapshot: Snapshot, describe_nic: inventory.DescribeNic) -> Report:
         user=_user(),
         timeout_seconds=config.timeout,
         collectors=[
-            CollectorResult(run.name, not run.failed, run.seconds, len(run.skipped))
-            for run in collectors
+            CollectorResult(run.name, not run.failed, run.seconds, run.skips) for run in collectors
         ],
         failed=snapshot.failed,
         skipped=snapshot.skipped,

@@ -32,6 +32,9 @@ LIST = "/v1.PodResourcesLister/List"
 # The limit of the kubelet's own client; a node with many devices returns megabytes.
 MAX_RESPONSE = 16 << 20
 
+# A PCI domain has no more functions. A response of repeated devices must not fill the memory.
+MAX_DEVICES = 65_536
+
 # The SR-IOV device plugin names a device by its PCI address, the SR-IOV DRA driver by the
 # address with dashes.
 _PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{4,}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
@@ -89,12 +92,21 @@ def pod_devices(path: str, seconds: float) -> list[PodDevice]:
             response = ask(ListPodResourcesRequest(), timeout=deadline - time.monotonic())
         except grpc.RpcError as error:
             raise KubeletError(f"cannot query the kubelet at {path}: {_reason(error)}") from None
-    return [
-        PodDevice(pod.namespace, pod.name, container.name, type, address)
-        for pod in response.pod_resources
-        for container in pod.containers
-        for type, address in _pci_devices(container)
-    ]
+    return _devices(response, path)
+
+
+def _devices(response: ListPodResourcesResponse, path: str) -> list[PodDevice]:
+    """Return the PCI devices of a response. Raises KubeletError if it has absurdly many."""
+    found: list[PodDevice] = []
+    for pod in response.pod_resources:
+        for container in pod.containers:
+            for type, address in _pci_devices(container):
+                if len(found) == MAX_DEVICES:
+                    raise KubeletError(
+                        f"the kubelet at {path} lists more than {MAX_DEVICES} PCI devices"
+                    )
+                found.append(PodDevice(pod.namespace, pod.name, container.name, type, address))
+    return found
 
 
 def _reason(error: grpc.RpcError) -> str:
