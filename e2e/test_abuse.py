@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import random
+import resource
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import pytest
 
 from tests.test_http import Server, serve
 
 __all__ = ["serve"]  # a fixture
+
+
+ATTACKER = "127.0.0.2"
 
 
 class Abuse:
@@ -22,18 +28,125 @@ class Abuse:
         self.slowest = 0.0
         self.statuses: set[int] = set()
 
-    def scrape(self, times: int) -> None:
+    def scrape(self, times: int, pause: float = 0.2) -> None:
         for _ in range(times):
             start = time.monotonic()
             self.statuses.add(self.server.request("GET", "/metrics")[0])
             self.slowest = max(self.slowest, time.monotonic() - start)
-            time.sleep(0.2)
+            time.sleep(pause)
+
+    def connect(self) -> socket.socket:
+        """Return a connection from another address than that of the scrapes."""
+        address = ("127.0.0.1", self.server.port)
+        return socket.create_connection(address, timeout=20, source_address=(ATTACKER, 0))
 
     def assert_survived(self, statuses: set[int]) -> None:
         assert self.server.process.poll() is None
         assert self.statuses <= statuses
         assert self.slowest < 2
         assert self.server.resident_mib < 100
+
+
+@contextlib.contextmanager
+def twenty_requests_a_second(abuse: Abuse) -> Iterator[None]:
+    """Ask for a page that does not exist."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.05):
+            with abuse.connect() as client, contextlib.suppress(OSError):
+                client.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
+                client.recv(1000)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def open_connections(abuse: Abuse, count: int, request: bytes) -> Iterator[None]:
+    """Keep connections open, and open those anew that the server closes."""
+    over = threading.Event()
+    clients: list[socket.socket] = []
+
+    def keep() -> None:
+        while not over.is_set():
+            if len(clients) >= count:
+                clients.pop(0).close()
+            with contextlib.suppress(OSError):
+                client = abuse.connect()
+                clients.append(client)
+                if request:
+                    client.sendall(request)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for client in clients:
+            client.close()
+
+
+IDLE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+ATTACKS: dict[str, Callable[[Abuse], contextlib.AbstractContextManager[None]]] = {
+    "20 requests a second for another page": twenty_requests_a_second,
+    "1000 connections that idle after a request": lambda abuse: open_connections(abuse, 1000, IDLE),
+    "5000 silent connections": lambda abuse: open_connections(abuse, 5000, b""),
+}
+
+
+@pytest.mark.parametrize("names", [[name] for name in ATTACKS] + [list(ATTACKS)], ids=" and ".join)
+def test_prometheus_is_served_while_another_address_attacks(
+    serve: Callable[..., Server], names: list[str]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    try:
+        server = serve()  # with the rate limit that it has by default
+        abuse = Abuse(server)
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                stack.enter_context(ATTACKS[name](abuse))
+            time.sleep(2)
+            abuse.scrape(5, pause=3)
+        print(f"{' and '.join(names)}: slowest scrape {abuse.slowest:.3f} s")
+        abuse.assert_survived({200})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_client_with_the_address_of_prometheus_can_be_silent(
+    serve: Callable[..., Server],
+) -> None:
+    """As behind a proxy: of one address, the connection that was idle longest makes room."""
+    server = serve()
+    abuse = Abuse(server)
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(server.connect())
+        abuse.scrape(3, pause=1)
+    abuse.assert_survived({200})
+
+
+def test_a_server_without_file_descriptors_recovers(serve: Callable[..., Server]) -> None:
+    server = serve()
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (24, 24))
+    abuse = Abuse(server)
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            with contextlib.suppress(OSError):
+                stack.enter_context(abuse.connect())
+        abuse.scrape(2, pause=1)
+    abuse.scrape(2)
+    abuse.assert_survived({200, 503})
 
 
 def is_closed(client: socket.socket) -> bool:
@@ -54,7 +167,7 @@ def test_two_hundred_clients_that_send_one_byte_per_second(serve: Callable[..., 
         request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: so slow"
         for second in range(14):
             for client in clients:
-                with contextlib.suppress(ConnectionError):  # closed after 10 s
+                with contextlib.suppress(ConnectionError):  # closed after 5 s
                     client.send(request[second : second + 1])
             abuse.scrape(5)
         assert [client for client in clients if not is_closed(client)] == []
@@ -76,19 +189,18 @@ def test_clients_that_send_nothing_or_half_a_request(serve: Callable[..., Server
 
 
 def test_a_thousand_simultaneous_requests(serve: Callable[..., Server]) -> None:
+    """An address that opens more connections than it may have loses the oldest of them."""
     server = serve()
     abuse = Abuse(server)
     statuses: list[bytes] = []
 
     def many(count: int) -> None:
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(server.connect()) for _ in range(count)]
+            clients = [stack.enter_context(abuse.connect()) for _ in range(count)]
             for client in clients:
-                client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-            for client in clients:
-                statuses.append(client.recv(13)[9:12])
-                while client.recv(65536):
-                    pass
+                with contextlib.suppress(ConnectionError):
+                    client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                    statuses.append(client.recv(13)[9:12])
 
     threads = [threading.Thread(target=many, args=(250,)) for _ in range(4)]
     for thread in threads:
@@ -96,9 +208,8 @@ def test_a_thousand_simultaneous_requests(serve: Callable[..., Server]) -> None:
     abuse.scrape(10)
     for thread in threads:
         thread.join()
-    assert len(statuses) == 1000
-    assert set(statuses) == {b"200", b"429"}
-    abuse.assert_survived({200, 429})
+    assert set(statuses) - {b""} == {b"200", b"429"}
+    abuse.assert_survived({200})
 
 
 def test_headers_of_one_megabyte(serve: Callable[..., Server]) -> None:

@@ -12,8 +12,9 @@ from sriov_textfile.problems import Problem
 _NEEDED = {
     "--interval": (("schedule", "schedule", "1.2"),),
     "serve": (
+        ("h11", "h11", "0.14"),
         ("prometheus_client", "prometheus-client", "0.20"),
-        ("waitress", "waitress", "3.0.1"),
+        ("werkzeug", "werkzeug", "3"),
     ),
     "kubepoddevice": (("grpc", "grpcio", "1.60"), ("google.protobuf", "protobuf", "6.31.1")),
     "doctor": (("pyroute2", "pyroute2", "0.8"),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import http.client
@@ -12,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sriov_textfile import __version__, flags
 from sriov_textfile.gather import Gatherer
 from sriov_textfile.log import Log
-from sriov_textfile.outputs.http import Application, TokenBucket
+from sriov_textfile.outputs.http import Application, RateLimits, TokenBucket
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from tests.conftest import Host, MakeHost
 
@@ -129,9 +129,81 @@ def test_other_methods_are_405(serve: Callable[..., Server], method: str) -> Non
     assert (status, body, headers["Allow"]) == (405, b"Method Not Allowed\n", "GET")
 
 
-def test_head_is_405_without_a_body(serve: Callable[..., Server]) -> None:
-    status, _, body = serve().request("HEAD", "/metrics")
-    assert (status, body) == (405, b"")
+def test_head_is_405_without_a_body_and_the_connection_goes_on(
+    serve: Callable[..., Server],
+) -> None:
+    with serve().connect() as client:
+        client.sendall(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = client.recv(65536)
+        assert head.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
+        assert head.endswith(b"\r\n\r\n")
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_client_that_waits_for_100_continue_gets_its_400(serve: Callable[..., Server]) -> None:
+    with serve().connect() as client:
+        request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+        client.sendall(request + b"Expect: 100-continue\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "gzipped"),
+    [
+        ("gzip", True),
+        ("GZIP", True),
+        ("br, gzip;q=0.5, identity;q=0.1", True),
+        ("*", True),
+        ("", False),
+        ("gzip;q=0", False),
+        ("notgzip", False),
+        ("identity, gzip;q=0.5", False),
+        ("gzip;q=nonsense", False),
+    ],
+)
+def test_accept_encoding_is_read_as_rfc_9110_defines_it(
+    serve: Callable[..., Server], accepted: str, gzipped: bool
+) -> None:
+    _, headers, body = serve().request("GET", "/metrics", **{"Accept-Encoding": accepted})
+    assert (headers["Content-Encoding"] == "gzip") is gzipped
+    assert body.startswith(b"\x1f\x8b") is gzipped
+
+
+MALFORMED = [
+    b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\n\r\n",
+    b"GET  /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+    b"nonsense\r\n\r\n",
+]
+
+
+def test_malformed_requests_are_400_counted_and_logged_once(serve: Callable[..., Server]) -> None:
+    server = serve()
+    for request in MALFORMED * 3:
+        with server.connect() as client:
+            client.sendall(request)
+            assert client.recv(65536).startswith(b"HTTP/1.1 400 Bad Request\r\n"), request
+    text = server.request("GET", "/metrics")[2].decode()
+    assert 'promhttp_metric_handler_requests_total{code="400"} 15.0\n' in text
+    server.process.send_signal(signal.SIGTERM)
+    _, log = server.process.communicate(timeout=10)
+    assert len(log.splitlines()) == 1
+    assert "malformed request from " in log
+
+
+def test_two_requests_in_one_packet_get_two_answers(serve: Callable[..., Server]) -> None:
+    with serve().connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        answers = b""
+        while answers.count(b"Not Found\n") < 2:
+            answers += client.recv(65536)
+        assert answers.count(b"HTTP/1.1 404 ") == 2
+
+
+def test_an_absolute_request_target_is_accepted(serve: Callable[..., Server]) -> None:
+    assert serve().request("GET", "http://node-1:9808/metrics")[0] == 200
 
 
 @pytest.mark.parametrize("size", [1, 100, 5_000_000])
@@ -180,22 +252,50 @@ def test_the_token_bucket_refills_at_its_rate_up_to_the_burst() -> None:
     assert [bucket.take() for _ in range(4)] == [True, True, True, False]
 
 
+def test_only_metrics_takes_from_the_rate_limit(serve: Callable[..., Server]) -> None:
+    server = serve("--web.rate-limit=1", "--web.rate-burst=1")
+    assert [server.request("GET", "/nothing")[0] for _ in range(30)] == [404] * 30
+    assert server.request("GET", "/metrics")[0] == 200
+
+
+def test_each_address_has_a_rate_limit_of_its_own() -> None:
+    limits = RateLimits(rate=1, burst=2, clock=lambda: 0.0)
+    assert [limits.allow("192.0.2.1") for _ in range(3)] == [True, True, False]
+    assert limits.allow("192.0.2.2")
+
+
+def test_one_address_cannot_use_up_the_limit_of_all() -> None:
+    limits = RateLimits(rate=1, burst=2, clock=lambda: 0.0)
+    for _ in range(1000):
+        limits.allow("192.0.2.1")
+    assert limits.allow("192.0.2.2")
+
+
+def test_all_addresses_together_have_a_limit() -> None:
+    limits = RateLimits(rate=1, burst=2, clock=lambda: 0.0)
+    allowed = [limits.allow(f"192.0.2.{n}") for n in range(250)]
+    assert sum(allowed) == 20
+
+
+def test_the_number_of_remembered_addresses_is_bounded() -> None:
+    limits = RateLimits(rate=1, burst=2, clock=lambda: 0.0)
+    for n in range(5000):
+        limits.allow(str(n))
+    assert len(limits._buckets) == 1024
+
+
 # --- collections ------------------------------------------------------------------------------
 
 
 def application(host: Host, *arguments: str) -> Application:
     config = flags.config(flags.parse([*host.flags, *arguments])[1], host.rtnetlink)
-    return Application(Gatherer(config, Log("error")), TokenBucket(1000, 1000), Log("error"))
+    return Application(Gatherer(config, Log("error")), RateLimits(1000, 1000), Log("error"))
 
 
-def status(app: Application) -> str:
+async def status(app: Application) -> int:
     """Request the metrics of an application and return the status of the response."""
-    statuses = []
-    app(
-        {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics"},
-        lambda status, headers: statuses.append(status),
-    )
-    return statuses[0]
+    response = await app.answer("127.0.0.1", "GET", "/metrics", "")
+    return response.status
 
 
 def test_requests_during_a_collection_share_its_result(make_host: MakeHost) -> None:
@@ -207,30 +307,30 @@ def test_requests_during_a_collection_share_its_result(make_host: MakeHost) -> N
         resume.wait(10)
         return answer(request)
 
+    async def twenty_and_one() -> tuple[list[int], int]:
+        clients = [asyncio.ensure_future(status(app)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        resume.set()
+        return await asyncio.gather(*clients), await status(app)
+
     host.server.answer = answer_later  # type: ignore[method-assign]
-    answers: list[str] = []
-    clients = [threading.Thread(target=lambda: answers.append(status(app))) for _ in range(20)]
-    for client in clients:
-        client.start()
-    time.sleep(0.3)
-    resume.set()
-    for client in clients:
-        client.join()
-    assert answers == ["200 OK"] * 20
-    assert host.server.requests == {"ens1f0": 1}
-    assert status(app) == "200 OK"
+    assert asyncio.run(twenty_and_one()) == ([200] * 20, 200)
     assert host.server.requests == {"ens1f0": 2}
 
 
 def test_hung_sysfs_is_503_and_requests_do_not_pile_up(
     make_host: MakeHost, hanging_sysfs: threading.Event
 ) -> None:
-    host = make_host(SimulatedPf())
-    app = application(host, "--timeout=200ms")
-    assert status(app) == "503 Service Unavailable"
-    threads = len(os.listdir("/proc/self/task"))
-    assert [status(app) for _ in range(20)] == ["503 Service Unavailable"] * 20
-    assert len(os.listdir("/proc/self/task")) <= threads
+    app = application(make_host(SimulatedPf()), "--timeout=200ms")
+
+    async def many() -> list[int]:
+        first = await status(app)
+        threads = len(os.listdir("/proc/self/task"))
+        others = [await status(app) for _ in range(20)]
+        assert len(os.listdir("/proc/self/task")) <= threads
+        return [first, *others]
+
+    assert asyncio.run(many()) == [503] * 21
 
 
 # --- listen addresses ---------------------------------------------------------------------------
@@ -242,7 +342,7 @@ def test_an_address_without_host_listens_on_ipv4_and_ipv6(serve: Callable[..., S
     if socket.has_dualstack_ipv6():
         with socket.create_connection(("::1", server.port), timeout=10) as client:
             client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-            assert client.recv(100).startswith(b"HTTP/1.0 200 OK\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this host has no IPv6")
@@ -250,7 +350,7 @@ def test_an_ipv6_address_listens_on_ipv6(serve: Callable[..., Server]) -> None:
     server = serve(address="[::1]:0")
     with socket.create_connection(("::1", server.port), timeout=10) as client:
         client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        assert client.recv(100).startswith(b"HTTP/1.0 200 OK\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def failed_start(address: str) -> subprocess.CompletedProcess[str]:
@@ -296,6 +396,15 @@ def test_serve_accepts_the_arguments_of_the_go_exporters_daemonset(tmp_path: Pat
         server.stop()
     assert 'pf="ens1f0",vf="1"} 1003\n' in text
     assert 'sriov_scrape_collector_success{collector="kubepoddevice"} 0\n' in text
+
+
+def test_a_host_that_is_not_utf_8_is_one_line_and_exit_1() -> None:
+    command = [sys.executable.encode(), b"-m", b"sriov_textfile", b"serve"]
+    command.append(b"--web.listen-address=\xff\xfe:9808")
+    done = subprocess.run(command, capture_output=True, timeout=30)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert b"cannot listen on " in done.stderr
 
 
 # --- signals -----------------------------------------------------------------------------------

@@ -89,7 +89,10 @@ def test_the_zipapp_writes_the_same_metrics_as_the_installed_program(
 @pytest.mark.parametrize(
     ("arguments", "missing"),
     [
-        (["serve"], "prometheus-client is not installed, waitress is not installed"),
+        (
+            ["serve"],
+            "h11 is not installed, prometheus-client is not installed, werkzeug is not installed",
+        ),
         (["--interval=1s"], "schedule is not installed"),
     ],
 )

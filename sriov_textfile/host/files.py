@@ -30,7 +30,8 @@ def read(path: str) -> str | None:
     Raises OSError, with the path, for an error that does not mean absence.
     """
     try:
-        return read_at(path)
+        # The kernel's attributes are never links. Text of a file elsewhere must not reach the log.
+        return read_at(path, flags=os.O_NOFOLLOW)
     except OSError as error:
         if error.errno in ABSENT:
             return None

@@ -1,20 +1,25 @@
-"""Metrics over HTTP: GET /metrics and nothing else, at a limited rate.
+"""Metrics over HTTP: GET /metrics and nothing else, whatever other clients do.
 
-waitress is the server; this module has the responses and the limits.
+asyncio accepts connections, h11 parses requests, and Werkzeug parses Accept-Encoding. This module
+has the answers, and the limits that keep one client from shutting out another.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gzip
-import logging
 import os
+import resource
 import signal
 import socket
-import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
 
+import h11
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,10 +29,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from waitress import create_server
-from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser, ParsingError
-from waitress.task import ErrorTask
+from werkzeug.datastructures import Accept
+from werkzeug.http import parse_accept_header
 
 from sriov_textfile import exposition
 from sriov_textfile.config import Config
@@ -36,18 +39,49 @@ from sriov_textfile.log import Log
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# A scrape needs one connection and a few hundred bytes. The limits stop abusive clients.
-_CONNECTIONS = 900  # below the 1024 open files that a process may have by default
+# A scrape needs one connection and a few hundred bytes; the limits are against other clients.
+_CONNECTIONS = 512  # and at most half of the files that this process may open
+_CONNECTIONS_OF_ADDRESS = 64
+_ADDRESSES = 1024  # whose rate is remembered
+_TOTAL_RATE = 10  # times the rate of one address
 _HEADER_BYTES = 16384
-_REQUEST_SECONDS = 10  # until a request has arrived completely
-_IDLE_SECONDS = 120  # until a connection without requests is closed
+_FIRST_REQUEST_SECONDS = 5.0  # from the connection to the end of the request
+_NEXT_REQUEST_SECONDS = 30.0  # from one request to the end of the next, answer included
+_LOG_SECONDS = 60.0  # between two lines about clients
 
-Answer = tuple[str, list[tuple[str, str]], bytes]
-StartResponse = Callable[[str, list[tuple[str, str]]], object]
+Headers = list[tuple[str, str]]
 
 
 class ListenError(Exception):
-    """Raised if the server cannot listen; the message is address, reason and what to do."""
+    """Raised when the address cannot be listened on; says which, why and what to do."""
+
+
+class Response:
+    """Status, headers and body of an answer."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
+        self.status = status
+        self.body = body
+        self.headers = [("Content-Length", str(len(body))), *headers]
+
+
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+
+def _error(status: int, *headers: tuple[str, str]) -> Response:
+    plain = ("Content-Type", "text/plain; charset=utf-8")
+    return Response(status, f"{_REASONS[status]}\n".encode(), plain, *headers)
 
 
 def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str], object]) -> None:
@@ -57,190 +91,338 @@ def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str],
     """
     host, port = config.listen_address
     listener = _listen(host, port)
-    _log_waitress_errors(log)
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    app = Application(gatherer, TokenBucket(config.rate_limit, config.rate_burst), log)
-    server = create_server(
-        app,
-        sockets=[listener],
-        connection_limit=_CONNECTIONS,
-        asyncore_use_poll=True,
-        max_request_header_size=_HEADER_BYTES,
-        channel_timeout=_IDLE_SECONDS,
-        cleanup_interval=5,
-        log_socket_errors=False,
-        ident=None,
-    )
-    server.channel_class = _Channel
-    waitress_maintenance = server.maintenance
-
-    def maintenance(now: float) -> None:
-        waitress_maintenance(now)
-        for channel in server.active_channels.values():
-            channel.will_close |= channel.is_late()
-
-    server.maintenance = maintenance  # called every cleanup_interval
-    signal.signal(signal.SIGTERM, _exit)
     started(_address(host, listener.getsockname()[1]))
-    server.run()  # returns on SystemExit and KeyboardInterrupt
+    app = Application(gatherer, RateLimits(config.rate_limit, config.rate_burst), log)
+    loop = asyncio.new_event_loop()
+    server = Server(app, listener, log)
+    loop.set_exception_handler(lambda loop, context: server.log_rarely(_unexpected(context)))
+    serving = loop.create_task(server.accept())
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(stop, serving.cancel)
+    try:
+        loop.run_until_complete(serving)
+    except asyncio.CancelledError:
+        pass  # Nothing is waited for: a collection may hang.
+
+
+def _unexpected(context: dict[str, Any]) -> str:
+    return f"unexpected error of the HTTP server: {context.get('exception', context['message'])!r}"
 
 
 class Application:
-    """The WSGI application: checks requests as the Go exporter does, in the same order."""
+    """Answers requests, with the checks of the Go exporter."""
 
-    def __init__(self, gatherer: Gatherer, bucket: TokenBucket, log: Log) -> None:
+    def __init__(self, gatherer: Gatherer, rates: RateLimits, log: Log) -> None:
         self._gatherer = gatherer
-        self._bucket = bucket
+        self._rates = rates
         self._log = log
-        self._lock = threading.Lock()
-        self._collection: Future[bytes] | None = None
+        self._collection: asyncio.Future[bytes] | None = None
+        self._worker = ThreadPoolExecutor(max_workers=1)
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._requests = Counter(
-            "promhttp_metric_handler_requests",  # as in Go; the client library adds _total
+            "promhttp_metric_handler_requests",  # the name in Go's handler; _total is appended
             "Requests, by the status of the answer.",
             ["code"],
             registry=self._registry,
         )
 
-    def __call__(self, environ: dict[str, str], start_response: StartResponse) -> list[bytes]:
-        """Answer one request."""
-        status, headers, body = self._answer(environ)
-        self._requests.labels(status[:3]).inc()
-        start_response(status, [*headers, ("Content-Length", str(len(body)))])
-        return [body]
+    def count(self, status: int) -> None:
+        """Count a request by the status of its answer."""
+        self._requests.labels(str(status)).inc()
 
-    def _answer(self, environ: dict[str, str]) -> Answer:
-        if not self._bucket.take():
-            return _refusal("429 Too Many Requests")
-        if environ["REQUEST_METHOD"] != "GET":
-            return _refusal("405 Method Not Allowed", ("Allow", "GET"))
-        if environ["PATH_INFO"] != "/metrics":
-            return _refusal("404 Not Found")
+    async def answer(self, client: str, method: str, target: str, encodings: str) -> Response:
+        """Return the answer to a request: client address, method, target, Accept-Encoding."""
         try:
-            page = self._collect() + generate_latest(self._registry)
+            path = urlsplit(target).path
+        except ValueError:
+            return _error(400)
+        if path != "/metrics":
+            return _error(404) if method == "GET" else _error(405, ("Allow", "GET"))
+        if not self._rates.allow(client):
+            return _error(429)
+        if method != "GET":
+            return _error(405, ("Allow", "GET"))
+        try:
+            page = await self._collect()
         except GatherError as error:
             self._log.problems("delivery", {"error": [error.problem]})
-            return _refusal("503 Service Unavailable")
+            return _error(503)
         self._log.problems("delivery", {})
+        page += generate_latest(self._registry)
         headers = [("Content-Type", CONTENT_TYPE), ("Vary", "Accept-Encoding")]
-        if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
-            return "200 OK", [*headers, ("Content-Encoding", "gzip")], gzip.compress(page, 1)
-        return "200 OK", headers, page
+        if _accepts_gzip(encodings):
+            headers.append(("Content-Encoding", "gzip"))
+            page = gzip.compress(page, 1)
+        return Response(200, page, *headers)
 
-    def _collect(self) -> bytes:
-        """Return the page of the running collection, or of a new one if none is running."""
-        with self._lock:
-            collection = self._collection
-            new = collection is None
-            if collection is None:
-                collection = self._collection = Future()
-        if new:
-            try:
-                collection.set_result(exposition.render(self._gatherer.gather()))
-            except BaseException as error:
-                collection.set_exception(error)
-            finally:
-                self._collection = None
-        return collection.result()
+    async def _collect(self) -> bytes:
+        """Return the page of the collection that is running, or else of a new one."""
+        if self._collection is None:
+            loop = asyncio.get_running_loop()
+            self._collection = loop.run_in_executor(self._worker, self._page)
+            self._collection.add_done_callback(self._forget)
+        return await asyncio.shield(self._collection)
+
+    def _page(self) -> bytes:
+        return exposition.render(self._gatherer.gather())
+
+    def _forget(self, collection: asyncio.Future[bytes]) -> None:
+        self._collection = None
+        if not collection.cancelled():
+            collection.exception()  # It was raised where the page was awaited, if anywhere.
+
+
+def _accepts_gzip(header: str) -> bool:
+    """Return whether an Accept-Encoding prefers gzip to no encoding (RFC 9110, 12.5.3)."""
+    accepted = parse_accept_header(header, Accept)
+    quality = accepted.quality("gzip")
+    return quality > 0 and quality >= accepted.quality("identity")
 
 
 class TokenBucket:
     """Allows `rate` requests a second, and `burst` at once after a pause."""
 
-    def __init__(
-        self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
         self._rate = rate
         self._burst = burst
         self._clock = clock
         self._tokens = float(burst)
         self._filled = clock()
-        self._lock = threading.Lock()
 
     def take(self) -> bool:
         """Return whether a request is allowed now."""
-        with self._lock:
-            now = self._clock()
-            self._tokens += (now - self._filled) * self._rate
-            self._tokens = min(self._tokens, self._burst)
-            self._filled = now
-            if self._tokens < 1:
-                return False
-            self._tokens -= 1
-            return True
+        now = self._clock()
+        self._tokens += (now - self._filled) * self._rate
+        self._tokens = min(self._tokens, self._burst)
+        self._filled = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
-class _Parser(HTTPRequestParser):  # type: ignore[misc]
-    """Refuses a request with a body once its headers are read, before the body."""
+class RateLimits:
+    """A token bucket for each client address, and one for all that no single one can empty."""
 
-    def parse_header(self, header_plus: bytes) -> None:
-        super().parse_header(header_plus)
-        if self.body_rcv is not None:
-            raise ParsingError("a scrape has no body")
+    def __init__(
+        self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._total = TokenBucket(rate * _TOTAL_RATE, burst * _TOTAL_RATE, clock)
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
-
-class _ErrorTask(ErrorTask):  # type: ignore[misc]
-    """Answers a malformed request with one line."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        status, headers, body = _refusal(f"{error.code} {error.reason}")
-        self.status = status
-        self.response_headers.extend(headers)
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-class _Channel(HTTPChannel):  # type: ignore[misc]
-    """Closes a connection on which no complete request arrives in time.
-
-    waitress itself closes only idle connections, and a client that sends a byte a second is
-    never idle.
-    """
-
-    parser_class = _Parser
-    error_task_class = _ErrorTask
-
-    def __init__(self, *arguments: object, **more: object) -> None:
-        super().__init__(*arguments, **more)
-        self._began = time.monotonic()
-        self._first = True  # whether no request has arrived yet
-
-    def received(self, data: bytes) -> object:
-        if self.request is None and not self._first:
-            self._began = time.monotonic()
-        self.will_close |= self.is_late()
-        result = super().received(data)
-        self._first &= not self.requests
-        return result
-
-    def is_late(self) -> bool:
-        """Return whether a request is overdue: one that has begun to arrive, or the first."""
-        waiting = self._first or self.request is not None
-        return waiting and time.monotonic() - self._began > _REQUEST_SECONDS
+    def allow(self, address: str) -> bool:
+        """Return whether a client may scrape now."""
+        bucket = self._buckets.pop(address, None)
+        if bucket is None:
+            bucket = TokenBucket(self._rate, self._burst, self._clock)
+        self._buckets[address] = bucket  # the last one used
+        if len(self._buckets) > _ADDRESSES:
+            self._buckets.popitem(last=False)
+        return bucket.take() and self._total.take()
 
 
-class _ToLog(logging.Handler):
-    """Forwards a library's messages from the standard library's logging to our log."""
+class Server:
+    """Accepts connections; where there are too many, the one that was idle longest is closed."""
 
-    def __init__(self, log: Log) -> None:
-        super().__init__()
+    def __init__(self, app: Application, listener: socket.socket, log: Log) -> None:
+        self.app = app
+        self._listener = listener
         self._log = log
+        self._logged = -_LOG_SECONDS
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(min(_CONNECTIONS, files // 2), 1)
+        # The least recently active connection first.
+        self._connections: OrderedDict[Connection, None] = OrderedDict()
+        self._of_address: dict[str, OrderedDict[Connection, None]] = {}
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Log one record."""
-        self._log.error(record.getMessage(), logger=record.name)
+    async def accept(self) -> None:
+        """Accept connections until cancelled."""
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        while True:
+            try:
+                client, address = await loop.sock_accept(self._listener)
+            except OSError as error:  # No file descriptor is left, or the client has gone.
+                self.log_rarely(f"cannot accept a connection: {error.strerror}")
+                self._make_room(self._connections)
+                await asyncio.sleep(0.05)
+                continue
+            connection = Connection(self, client, str(address[0]))
+            self._add(connection)
+            connection.start(loop)
+
+    def log_rarely(self, message: str) -> None:
+        """Log what a client causes, at most once a minute."""
+        now = time.monotonic()
+        if now - self._logged >= _LOG_SECONDS:
+            self._logged = now
+            self._log.error(message)
+
+    def active(self, connection: Connection) -> None:
+        """Note that a connection sent a request."""
+        self._connections.move_to_end(connection)
+        self._of_address[connection.address].move_to_end(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection."""
+        if connection in self._connections:
+            del self._connections[connection]
+            siblings = self._of_address[connection.address]
+            del siblings[connection]
+            if not siblings:
+                del self._of_address[connection.address]
+
+    def _add(self, connection: Connection) -> None:
+        siblings = self._of_address.setdefault(connection.address, OrderedDict())
+        if len(siblings) >= _CONNECTIONS_OF_ADDRESS:
+            self._make_room(siblings)
+        if len(self._connections) >= self._most:
+            self._make_room(self._connections)
+        # _make_room may have removed the last connection of the address.
+        siblings = self._of_address.setdefault(connection.address, OrderedDict())
+        self._connections[connection] = siblings[connection] = None
+
+    def _make_room(self, connections: OrderedDict[Connection, None]) -> None:
+        """Close the connection that has been idle longest, or else the oldest."""
+        idle = (connection for connection in connections if not connection.answering)
+        victim = next(idle, None) or next(iter(connections), None)
+        if victim:
+            victim.abort()
 
 
-def _log_waitress_errors(log: Log) -> None:
-    logger = logging.getLogger("waitress")
-    logger.setLevel(logging.ERROR)  # Warnings are about queues, which the rate limit bounds.
-    logger.addHandler(_ToLog(log))
-    logger.propagate = False
+class Connection(asyncio.Protocol):
+    """One connection: reads a request, answers it, and waits for the next one."""
+
+    def __init__(self, server: Server, client: socket.socket, address: str) -> None:
+        self.address = address
+        self.answering = False
+        self._server = server
+        self._client = client
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEADER_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to serve the accepted socket."""
+        self._set_timer(_FIRST_REQUEST_SECONDS)
+        self._task = loop.create_task(self._connect(loop))
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            await loop.connect_accepted_socket(lambda: self, self._client)
+        except OSError:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._server.remove(self)
+        if self._timer:
+            self._timer.cancel()
+        if self._transport:
+            self._transport.abort()
+        elif self._task:
+            self._task.cancel()
+            self._client.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; asyncio calls this."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget the connection; asyncio calls this."""
+        self._server.remove(self)
+        if self._timer:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client sent; asyncio calls this."""
+        if self._http.our_state is h11.ERROR:
+            return
+        try:
+            self._http.receive_data(data)
+            self._next_request()
+        except h11.RemoteProtocolError as error:
+            self._malformed(str(error), error.error_status_hint)
+
+    def eof_received(self) -> bool:
+        """Keep the connection half open until the answer is sent; asyncio calls this."""
+        return self.answering
+
+    def _next_request(self) -> None:
+        """Start to answer the next request, if it is complete."""
+        event = self._http.next_event()
+        if not isinstance(event, h11.Request):
+            return
+        headers = dict(event.headers)
+        if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+            self._malformed("it has a body", 400)
+            return
+        self._http.next_event()  # the end of the request, which has no body
+        assert self._transport
+        self.answering = True
+        self._server.active(self)
+        self._set_timer(None)
+        self._transport.pause_reading()
+        self._task = asyncio.get_running_loop().create_task(self._answer(event))
+
+    async def _answer(self, request: h11.Request) -> None:
+        encodings = b",".join([v for n, v in request.headers if n == b"accept-encoding"])
+        response = await self._server.app.answer(
+            self.address,
+            request.method.decode("ascii"),
+            request.target.decode("ascii", "replace"),
+            encodings.decode("latin-1"),
+        )
+        self.answering = False
+        self._set_timer(_NEXT_REQUEST_SECONDS)
+        assert self._transport
+        if self._transport.is_closing():
+            return
+        self._send(response, with_body=request.method != b"HEAD")
+        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            self._transport.close()
+            return
+        self._http.start_next_cycle()
+        self._transport.resume_reading()
+        try:
+            self._next_request()  # which may have arrived with the last one
+        except h11.RemoteProtocolError as error:
+            self._malformed(str(error), error.error_status_hint)
+
+    def _malformed(self, reason: str, status: int) -> None:
+        """Answer a request that cannot be accepted, and close the connection."""
+        self._server.log_rarely(f"malformed request from {self.address}: {reason}")
+        assert self._transport
+        self._send(_error(status if status in _REASONS else 400, ("Connection", "close")))
+        self._transport.close()
+
+    def _send(self, response: Response, with_body: bool = True) -> None:
+        self._server.app.count(response.status)
+        start = h11.Response(
+            status_code=response.status,
+            reason=_REASONS[response.status],
+            headers=[(name.encode(), value.encode()) for name, value in response.headers],
+        )
+        parts = [self._http.send(start)]
+        if with_body:
+            parts.append(self._http.send(h11.Data(data=response.body)))
+        parts.append(self._http.send(h11.EndOfMessage()))
+        assert self._transport
+        self._transport.write(b"".join([part for part in parts if part]))
+
+    def _set_timer(self, seconds: float | None) -> None:
+        """Close the connection after some seconds, unless the timer is set again."""
+        if self._timer:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = None if seconds is None else loop.call_later(seconds, self.abort)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -249,8 +431,10 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    except (OSError, UnicodeError) as error:
+        reason = str(error)
+        if isinstance(error, OSError) and error.errno and error.errno > 0:
+            reason = os.strerror(error.errno)
         raise ListenError(
             f"cannot listen on {_address(host, port)}: {reason};"
             " choose another --web.listen-address"
@@ -259,12 +443,3 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _refusal(status: str, *headers: tuple[str, str]) -> Answer:
-    plain = ("Content-Type", "text/plain; charset=utf-8")
-    return status, [plain, *headers], f"{status[4:]}\n".encode()
-
-
-def _exit(*_unused: object) -> None:
-    raise SystemExit(0)
