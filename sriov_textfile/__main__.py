@@ -19,6 +19,12 @@ def main() -> None:
         pass
     except SystemExit as error:
         code = error.code
+    except Exception as error:
+        from sriov_textfile.log import write_line
+
+        name = type(error).__name__
+        write_line(f"sriov-textfile: unexpected error: {name}: {error}; please report this")
+        code = 1
     os._exit(code if isinstance(code, int) else 0)
 
 

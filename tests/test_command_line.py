@@ -211,6 +211,19 @@ def test_an_interrupt_during_import_shows_no_traceback() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_an_unexpected_error_is_one_line_and_exit_1() -> None:
+    code = (
+        "from sriov_textfile import cli; from sriov_textfile.__main__ import main\n"
+        "cli.main = lambda: 1 // 0\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"sriov-textfile: unexpected error: ZeroDivisionError: .*; .*\n", done.stderr
+    )
+
+
 # --- help and version -----------------------------------------------------------------------
 
 

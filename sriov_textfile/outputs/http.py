@@ -431,7 +431,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
-    except (OSError, UnicodeError) as error:
+    except (OSError, TypeError, UnicodeError) as error:  # TypeError for a host that is not UTF-8
         reason = str(error)
         if isinstance(error, OSError) and error.errno and error.errno > 0:
             reason = os.strerror(error.errno)
