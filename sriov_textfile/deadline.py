@@ -19,11 +19,19 @@ class Task:
     caller can stop waiting for the thread.
     """
 
-    def __init__(self, call: Callable[[], object]) -> None:
-        """Start the call. Raises ProblemError if no thread can be started."""
+    def __init__(
+        self, call: Callable[[], object], late: Callable[[], object] | None = None
+    ) -> None:
+        """Start the call. Raises ProblemError if no thread can be started.
+
+        `late` is called if the call ends after wait() has given up, to close what it used.
+        """
         self.done = False
         self._call = call
+        self._late = late
+        self._given_up = False
         self._error: BaseException | None = None
+        self._lock = allocate_lock()
         self._ended = allocate_lock()
         self._ended.acquire()
         try:
@@ -35,7 +43,10 @@ class Task:
     def wait(self, seconds: float) -> bool:
         """Wait for at most `seconds`; return whether the call has ended. Raises what it raised."""
         if not self._ended.acquire(timeout=seconds):
-            return False
+            with self._lock:
+                if not self.done:
+                    self._given_up = True
+                    return False
         if self._error:
             raise self._error
         return True
@@ -45,6 +56,8 @@ class Task:
             self._call()
         except BaseException as error:
             self._error = error
-        finally:
+        with self._lock:
             self.done = True
-            self._ended.release()
+        self._ended.release()
+        if self._given_up and self._late:
+            self._late()

@@ -143,15 +143,7 @@ class Snapshot:
             self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline)
         connection = self._rtnetlink
         links: list[Link] = []
-
-        def ask() -> None:
-            try:
-                links.append(connection.link(netdev))
-            finally:
-                if connection is not self._rtnetlink:  # The answer is no longer waited for.
-                    connection.close()
-
-        task = Task(ask)
+        task = Task(lambda: links.append(connection.link(netdev)), late=connection.close)
         if not task.wait(self._share(_LINK_SHARE)):
             self._hanging[netdev] = task
             self._rtnetlink = None  # The next PF gets a connection of its own.

@@ -107,7 +107,7 @@ def demo_node(root: Path, pfs: list[SimulatedPf]) -> Iterator[SimulatedNode]:
 
 def normalized(out: str) -> str:
     """Replace what depends on host and time in the output of doctor."""
-    out = re.sub(r"/tmp/sriov-.{8}/", "/tmp/sriov-12345678/", out)
+    out = re.sub(r"(/tmp/sriov-|/dev/shm/s-).{8}/", "/tmp/sriov-12345678/", out)
     out = re.sub(r"^.*, Linux .*Z: ", "node-1, Linux 6.12.48, 2026-11-22T12:00:00Z: ", out)
     for name, value in (
         ("host", "node-1"),
@@ -1016,7 +1016,7 @@ def test_the_documentation_shows_the_current_output(
     with demo_node(tmp_path, host.pfs) as node:
         out = host.collect("doctor", *node.flags).out
     # Lines are wrapped at spaces, so no path is split.
-    out = re.sub(r"/tmp/sriov-.{8}/(host/)?", "/", normalized(out))
+    out = re.sub(r"/tmp/sriov-12345678/(host/)?", "/", normalized(out))
     block = f"<!-- doctor -->\n```text\n{out}```\n"
     before, rest = DOCS.read_text().split("<!-- doctor -->\n")
     shown, after = rest.split("<!-- end of doctor -->")

@@ -193,13 +193,14 @@ class Rtnetlink:
         kind = _socket.SOCK_SEQPACKET if path else _socket.SOCK_RAW
         try:
             self._socket = _socket.socket(family, kind | _socket.SOCK_CLOEXEC)
-            # A connected socket accepts messages only from the kernel (port 0).
+        except OSError as error:
+            raise _unavailable(error) from None
+        try:
+            # A connected socket receives messages only from the kernel (port 0).
             self._socket.connect(path or (0, 0))
         except OSError as error:
-            raise NetlinkError(
-                f"cannot open an rtnetlink socket: {error.strerror}",
-                "allow AF_NETLINK in the service's sandbox (RestrictAddressFamilies=)",
-            ) from None
+            self._socket.close()
+            raise _unavailable(error) from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -240,6 +241,13 @@ class Rtnetlink:
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             if len(reply) < NLMSGHDR.size or NLMSGHDR.unpack_from(reply)[3] == self._sequence:
                 return reply
+
+
+def _unavailable(error: OSError) -> NetlinkError:
+    return NetlinkError(
+        f"cannot open an rtnetlink socket: {error.strerror}",
+        "allow AF_NETLINK in the service's sandbox (RestrictAddressFamilies=)",
+    )
 
 
 def _request(netdev: str, sequence: int) -> bytes:
