@@ -1,0 +1,155 @@
+"""Something hangs for good: the program ends, or goes on, within its deadline plus a second."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.conftest import free_port, get
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
+
+TIMEOUT = 2.0
+
+# The program with one call that hangs for good, as a system call does that waits for a driver.
+PROGRAM = """
+import os, sys, threading, types
+from sriov_textfile import cli
+from sriov_textfile.host import rtnetlink
+what, socket, *arguments = sys.argv[1:]
+hang = threading.Event().wait
+if what == "sysfs":  # a file that kubepodcpu reads, after grpc is imported
+    real_open = os.open
+    os.open = lambda path, *more, **options: (
+        hang() if str(path).endswith("cpulist") else real_open(path, *more, **options)
+    )
+elif what == "rtnetlink":
+    real_link = rtnetlink.Rtnetlink.link
+    rtnetlink.Rtnetlink.link = lambda self, netdev: (
+        hang() if netdev == "ens1f0" else real_link(self, netdev)
+    )
+elif what == "fsync":
+    os.fsync = lambda fd: hang()
+from sriov_textfile import __main__
+cli.main = lambda: cli.run(arguments, host=types.SimpleNamespace(rtnetlink=socket))
+__main__.main()
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, what: str) -> Iterator[list[str]]:
+    """Run a host with two PFs and a node with a pod; give the arguments of a program on it."""
+    pfs = [
+        SimulatedPf(vfs=2, sysfs="none", vf_driver="vfio-pci"),
+        SimulatedPf(address="0000:20:00.0", netdev="b", vfs=2, sysfs="none", vf_driver="vfio-pci"),
+    ]
+    host = SimulatedHost(tmp_path / "host", pfs)
+    container = SimulatedContainer("c", "a" * 64, "2", {"vendor/vf": [pfs[0].vf_address(0)]})
+    pod = SimulatedPod("p", "core", "1" * 32, [container])
+    node = SimulatedNode(tmp_path, [pod])
+    with host.running(), node.running("hangs" if what == "kubelet" else ""):
+        arguments = [what, host.rtnetlink, *host.flags, *node.flags]
+        yield [sys.executable, "-c", PROGRAM, *arguments, f"--timeout={TIMEOUT}s"]
+
+
+def metrics(page: str) -> dict[str, int]:
+    """Return how many series of each kind a page has."""
+    names = ("sriov_vf_rx_bytes", "sriov_kubepoddevice", "sriov_kubepodcpu")
+    found = {name: page.count(f"\n{name}{{") for name in names}
+    failed = re.findall(r'_success\{collector="(\w+)"\} 0', page)
+    return {**found, **dict.fromkeys(failed, 0)}
+
+
+ALL = {"sriov_vf_rx_bytes": 4, "sriov_kubepoddevice": 1, "sriov_kubepodcpu": 1}
+# What is delivered all the same; None where a system call hangs, and nothing can be.
+DELIVERED: dict[str, dict[str, int] | None] = {
+    "rtnetlink": {**ALL, "sriov_vf_rx_bytes": 2, "vfstats": 0},
+    "kubelet": {**ALL, "sriov_kubepoddevice": 0, "kubepoddevice": 0},
+    "sysfs": None,
+    "fsync": None,
+}
+every_hang = pytest.mark.parametrize("what", DELIVERED)
+
+
+@every_hang
+def test_a_run_ends_within_the_deadline_plus_a_second(
+    machine: list[str], what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "sriov.prom"
+    path.write_text("# the old file\n")
+    start = time.monotonic()
+    done = subprocess.run(
+        [*machine, f"--textfile.path={path}"], capture_output=True, text=True, timeout=30
+    )
+    taken = time.monotonic() - start
+    print(f"once, {what} hangs: exit {done.returncode} after {taken:.2f} s")
+    assert taken < TIMEOUT + 1
+    assert len(done.stderr.splitlines()) == 1
+    expected = DELIVERED[what]
+    assert done.returncode == (1 if expected is None else 0)
+    if expected is None:
+        assert path.read_text() == "# the old file\n"
+        assert "code=hangs" in done.stderr
+    else:
+        assert metrics(path.read_text()) == expected
+
+
+@every_hang
+def test_a_loop_goes_on_and_can_be_stopped(machine: list[str], what: str, tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    command = [*machine, f"--textfile.path={path}", "--interval=100ms"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        time.sleep(3 * TIMEOUT + 1)
+        threads = int(status(program.pid)["Threads"])
+        program.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        assert program.wait(10) == 0
+        taken = time.monotonic() - start
+        assert program.stderr
+        log = program.stderr.read().splitlines()
+    print(f"loop, {what} hangs: {len(log)} lines of log, {threads} threads, ended in {taken:.2f} s")
+    assert taken < 1
+    assert len(log) <= 4
+    assert threads < 30
+    if (expected := DELIVERED[what]) is not None:
+        assert metrics(path.read_text()) == expected
+    else:
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("what", [what for what in DELIVERED if what != "fsync"])
+def test_http_goes_on(machine: list[str], what: str) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    at = next(i for i, word in enumerate(machine) if word == what) + 2
+    command = [*machine[:at], "serve", *machine[at:], f"--web.listen-address={address}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr
+        assert "msg=started" in program.stderr.readline()
+        for _ in range(3):
+            start = time.monotonic()
+            answer: Any
+            try:
+                answer = metrics(get(f"http://{address}/metrics"))
+            except OSError as error:
+                answer = getattr(error, "code", error)
+            taken = time.monotonic() - start
+            print(f"serve, {what} hangs: answered after {taken:.2f} s")
+            assert taken < TIMEOUT + 1
+            assert answer == (503 if DELIVERED[what] is None else DELIVERED[what])
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(5) == 0
+
+
+def status(pid: int) -> dict[str, str]:
+    """Return the fields of /proc/<pid>/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
