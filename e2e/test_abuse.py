@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import random
 import resource
 import socket
@@ -121,6 +122,47 @@ def test_prometheus_is_served_while_another_address_attacks(
         abuse.assert_survived({200})
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def connect_and_close(port: int) -> None:
+    end = time.monotonic() + 6
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), source_address=(ATTACKER, 0)).close()
+
+
+def test_a_flood_of_connections_leaves_prometheus_its_turn(serve: Callable[..., Server]) -> None:
+    server = serve()
+    abuse = Abuse(server)
+    clients = [
+        multiprocessing.get_context("fork").Process(target=connect_and_close, args=(server.port,))
+        for _ in range(2)
+    ]
+    for client in clients:
+        client.start()
+    abuse.scrape(5, pause=1)
+    for client in clients:
+        client.join()
+    print(f"slowest scrape {abuse.slowest:.3f} s, {server.resident_mib:.0f} MiB")
+    abuse.assert_survived({200})
+
+
+def test_a_client_that_never_reads_its_answers_costs_no_memory(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
+    abuse = Abuse(server)
+    before = server.resident_mib
+    with abuse.connect() as client:
+        client.setblocking(False)
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                client.send(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+            time.sleep(0.001)
+        abuse.scrape(2)
+    assert server.resident_mib < before + 5
+    abuse.assert_survived({200})
 
 
 def test_a_client_with_the_address_of_prometheus_can_be_silent(

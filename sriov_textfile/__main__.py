@@ -18,14 +18,14 @@ def main() -> None:
     except KeyboardInterrupt:
         pass
     except SystemExit as error:
-        code = error.code
+        code = 0 if error.code is None else error.code
     except Exception as error:
         from sriov_textfile.log import write_line
 
         name = type(error).__name__
         write_line(f"sriov-textfile: unexpected error: {name}: {error}; please report this")
         code = 1
-    os._exit(code if isinstance(code, int) else 0)
+    os._exit(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from sriov_textfile import __version__
 from sriov_textfile.collectors import COLLECTORS
 from sriov_textfile.deadline import Task
 from sriov_textfile.metrics import Family, labels
-from sriov_textfile.problems import Problem, ProblemError
+from sriov_textfile.problems import Problem, ProblemError, unexpected
 from sriov_textfile.snapshot import Snapshot
 
 TYPE_CHECKING = False
@@ -88,7 +88,7 @@ class Gatherer:
         except ProblemError as error:
             raise GatherError(error.problem) from None
         except Exception as error:
-            raise GatherError(_unexpected("collection", error)) from None
+            raise GatherError(unexpected("collection", error)) from None
         if not finished:
             reason = (
                 f"the collection did not finish within {self._config.timeout:g} s (--timeout):"
@@ -133,7 +133,7 @@ def run(collector: Collector, snapshot: Snapshot, names: set[str]) -> CollectorR
     except ProblemError as error:
         snapshot.fail(error.problem)
     except Exception as error:
-        snapshot.fail(_unexpected(collector.name, error))
+        snapshot.fail(unexpected(collector.name, error))
     done.seconds = time.perf_counter() - start
     done.failed = snapshot.failed[failed:]
     done.skips = snapshot.skips - skips
@@ -156,11 +156,6 @@ def _collect(snapshot: Snapshot) -> list[Family]:
             duration.add(series, done.seconds)
             skipped.add(series, done.skips)
     return [*families, success, duration, skipped, _build_info()]
-
-
-def _unexpected(subject: str, error: Exception) -> Problem:
-    reason = f"{subject} failed unexpectedly: {type(error).__name__}: {error}"
-    return Problem("unexpected", subject, reason, "please report this")
 
 
 def _about_run(name: str, help: str) -> Family:

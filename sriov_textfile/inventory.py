@@ -159,7 +159,7 @@ def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
         eswitch_mode="switchdev" if pf.switchdev else None,
         total_vfs=pf.total_vfs,
         num_vfs=pf.num_vfs,
-        netdev_in_sysfs=os.path.isdir(os.path.join(config.sysclassnet, pf.netdev)),
+        netdev_in_sysfs=bool(pf.netdev) and os.path.isdir(f"{config.sysclassnet}/{pf.netdev}"),
         vf_list_wrapped=link.wrapped,
         link_problem=link_problem,
         readers=[_reader_use(reader, config, pf, counters) for reader in readers.READERS],

@@ -20,6 +20,7 @@ LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("logfmt", "json")
 
 _STDERR = 2
+_MAX_MESSAGE = 1000  # characters
 _MAX_LINES = 20  # about problems of one code, at a time
 _STDERR_TIMEOUT = 0.1  # seconds
 _REPEAT_AFTER = 3600.0  # seconds after which an ongoing problem is logged again
@@ -101,6 +102,7 @@ class Log:
         if LEVELS.index(level) < self._threshold:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        message = message[:_MAX_MESSAGE]  # so that the line is not cut off in the middle of JSON
         write_line(self._format({"time": now, "level": level, "msg": message, **fields}))
 
 

@@ -59,7 +59,7 @@ def _wrong(mode: str) -> list[str]:
             version = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue  # Not installed by pip, so its version is unknown.
-        if _numbers(version) < _numbers(oldest):
+        if version and _numbers(version) < _numbers(oldest):  # None of a broken installation
             wrong.append(f"{package} {version} is too old, {oldest} is needed")
     return wrong
 

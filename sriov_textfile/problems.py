@@ -41,3 +41,9 @@ def cause(error: Exception, path: str = "") -> str:
         reason = error.strerror
         path = path or str(error.filename or "")
     return f"{path}: {reason}" if path else reason
+
+
+def unexpected(subject: str, error: Exception) -> Problem:
+    """Return the problem of an error that the program does not handle, in reading `subject`."""
+    reason = f"{subject} failed unexpectedly: {type(error).__name__}: {error}"
+    return Problem("unexpected", subject, reason, "please report this")

@@ -10,7 +10,7 @@ import time
 
 from sriov_textfile.deadline import Task
 from sriov_textfile.host import pci, readers, rtnetlink
-from sriov_textfile.problems import Problem, ProblemError, cause
+from sriov_textfile.problems import Problem, ProblemError, cause, unexpected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Snapshot:
         earlier = self._hanging.pop(netdev, None)
         if earlier and not earlier.done:
             self._hanging[netdev] = earlier
-            raise rtnetlink.NetlinkError(f"an earlier request about {netdev} still hangs")
+            raise rtnetlink.NetlinkError(f"the kernel does not answer about {netdev}")
         if self._rtnetlink is None:
             self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline)
         connection = self._rtnetlink
@@ -147,7 +147,7 @@ class Snapshot:
         if not task.wait(self._share(_LINK_SHARE)):
             self._hanging[netdev] = task
             self._rtnetlink = None  # The next PF gets a connection of its own.
-            raise rtnetlink.NetlinkError(f"the kernel did not answer about {netdev} in time")
+            raise rtnetlink.NetlinkError(f"the kernel does not answer about {netdev}")
         return links[0]
 
     def _share(self, share: float) -> float:
@@ -323,6 +323,9 @@ class Snapshot:
                 raise
             except (OSError, ValueError) as error:
                 self._unreadable[key] = problem(error)
+                raise ProblemError(self._unreadable[key]) from None
+            except Exception as error:
+                self._unreadable[key] = unexpected(reading, error)
                 raise ProblemError(self._unreadable[key]) from None
         value: Value = self._values[key]  # type: ignore[assignment]
         return value

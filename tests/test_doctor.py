@@ -23,7 +23,7 @@ from sriov_textfile.collectors import pfinfo
 from sriov_textfile.doctor import examine, node_exporter
 from sriov_textfile.doctor import findings as conclusions
 from sriov_textfile.doctor.report import NodeExporter, Report, Textfile
-from sriov_textfile.host import nic
+from sriov_textfile.host import nic, rtnetlink
 from sriov_textfile.host.rtnetlink import NLMSGHDR
 from sriov_textfile.inventory import Cpus, Inventory, Kubelet
 from sriov_textfile.problems import Problem
@@ -442,6 +442,24 @@ def test_collectors_slower_than_the_timeout_are_a_finding(
         found["what"],
     )
     assert findings(host) == []
+
+
+def test_netdevs_of_another_namespace_do_not_explain_missing_counters(make_host: MakeHost) -> None:
+    host = make_host(demo.pf(1, vfs=2))
+    host.server.describe = lambda netdev, sequence: None
+    assert only_finding(host, "--no-collector.netlink")["code"] == "no-counters"
+
+
+def test_doctor_reports_an_unexpected_error_with_everything_else(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(reply: bytes) -> None:
+        raise IndexError("no such byte")
+
+    monkeypatch.setattr(rtnetlink, "decode_link", fail)
+    found = only_finding(make_host(demo.pf(1, vfs=2)))
+    assert found["code"] == "unexpected"
+    assert "IndexError: no such byte" in found["what"]
 
 
 def test_a_kernel_that_does_not_answer_in_time_is_a_finding(make_host: MakeHost) -> None:

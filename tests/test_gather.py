@@ -116,7 +116,7 @@ def test_a_pf_whose_kernel_does_not_answer_costs_only_its_own_metrics(make_host:
     assert len(run.vf_samples()) == 16
     assert run.value("sriov_scrape_collector_success", collector="vfstats") == "0"
     assert len(run.log.splitlines()) == 1
-    assert "the kernel did not answer about ens1f0 in time" in run.log
+    assert "the kernel does not answer about ens1f0" in run.log
 
 
 def test_a_request_that_hangs_for_good_is_not_repeated(

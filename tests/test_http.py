@@ -193,6 +193,17 @@ def test_malformed_requests_are_400_counted_and_logged_once(serve: Callable[...,
     assert "malformed request from " in log
 
 
+@pytest.mark.parametrize("header", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+def test_head_with_a_body_is_400_without_a_body(
+    serve: Callable[..., Server], header: bytes
+) -> None:
+    with serve().connect() as client:
+        client.sendall(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n")
+        answer = client.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert answer.endswith(b"\r\n\r\n")
+
+
 def test_two_requests_in_one_packet_get_two_answers(serve: Callable[..., Server]) -> None:
     with serve().connect() as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)

@@ -88,13 +88,15 @@ def _examine(snapshot: Snapshot, describe_nic: inventory.DescribeNic) -> Report:
 
 
 def _textfile(config: Config) -> Textfile:
-    path = os.path.join(os.getcwd(), config.textfile_path)
+    path = config.textfile_path
+    if not os.path.isabs(path):
+        path = os.path.join(os.getcwd(), path)
     folder = os.path.dirname(path)
     folder_exists, age, problem = True, None, ""
     try:
         if not stat.S_ISDIR(os.stat(folder).st_mode):
             problem = f"{folder} is not a directory"
-        elif not os.statvfs(folder).f_bavail:
+        elif _is_full(os.statvfs(folder)):
             problem = f"no space left in {folder}"
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -116,6 +118,11 @@ def _textfile(config: Config) -> Textfile:
         node_exporters=node_exporter.running(folder),
         sees_processes=node_exporter.sees_processes(),
     )
+
+
+def _is_full(disk: os.statvfs_result) -> bool:
+    # A file system in memory may have no size at all.
+    return disk.f_blocks > 0 and not disk.f_bavail
 
 
 def _user() -> str:

@@ -234,7 +234,7 @@ def _no_vfs(report: Report) -> Iterator[Finding]:
 def _no_counters(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
         without = [vf for vf in pf.vfs if not vf.counters]
-        explained = pf.link_problem or any(reader.failure for reader in pf.readers)
+        explained = any(reader.failure for reader in pf.readers)
         if not without or not pf.netdev or explained or not _is_on(report, "vfstats"):
             continue
         yield Finding(

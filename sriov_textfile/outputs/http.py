@@ -255,6 +255,7 @@ class Server:
             connection = Connection(self, client, str(address[0]))
             self._add(connection)
             connection.start(loop)
+            await asyncio.sleep(0)  # A flood of connections must not keep others from their turn.
 
     def log_rarely(self, message: str) -> None:
         """Log what a client causes, at most once a minute."""
@@ -301,6 +302,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, client: socket.socket, address: str) -> None:
         self.address = address
         self.answering = False
+        self._blocked = False  # whether the client does not read its answers
         self._server = server
         self._client = client
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEADER_BYTES)
@@ -341,6 +343,16 @@ class Connection(asyncio.Protocol):
         if self._timer:
             self._timer.cancel()
 
+    def pause_writing(self) -> None:
+        """Take no further request until the client has read its answers; asyncio calls this."""
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        """Take the next request; asyncio calls this."""
+        self._blocked = False
+        if not self.answering:
+            self._continue()
+
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent; asyncio calls this."""
         if self._http.our_state is h11.ERROR:
@@ -362,7 +374,7 @@ class Connection(asyncio.Protocol):
             return
         headers = dict(event.headers)
         if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
-            self._malformed("it has a body", 400)
+            self._malformed("it has a body", 400, with_body=event.method != b"HEAD")
             return
         self._http.next_event()  # the end of the request, which has no body
         assert self._transport
@@ -374,12 +386,16 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self, request: h11.Request) -> None:
         encodings = b",".join([v for n, v in request.headers if n == b"accept-encoding"])
-        response = await self._server.app.answer(
-            self.address,
-            request.method.decode("ascii"),
-            request.target.decode("ascii", "replace"),
-            encodings.decode("latin-1"),
-        )
+        try:
+            response = await self._server.app.answer(
+                self.address,
+                request.method.decode("ascii"),
+                request.target.decode("ascii", "replace"),
+                encodings.decode("latin-1"),
+            )
+        except Exception as error:
+            self._server.log_rarely(f"cannot answer a request: {type(error).__name__}: {error}")
+            response = _error(500)
         self.answering = False
         self._set_timer(_NEXT_REQUEST_SECONDS)
         assert self._transport
@@ -390,17 +406,26 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             return
         self._http.start_next_cycle()
+        if not self._blocked:
+            self._continue()
+
+    def _continue(self) -> None:
+        """Read on, beginning with what has arrived together with the last request."""
+        assert self._transport
+        if self._transport.is_closing():
+            return
         self._transport.resume_reading()
         try:
-            self._next_request()  # which may have arrived with the last one
+            self._next_request()
         except h11.RemoteProtocolError as error:
             self._malformed(str(error), error.error_status_hint)
 
-    def _malformed(self, reason: str, status: int) -> None:
+    def _malformed(self, reason: str, status: int, with_body: bool = True) -> None:
         """Answer a request that cannot be accepted, and close the connection."""
         self._server.log_rarely(f"malformed request from {self.address}: {reason}")
         assert self._transport
-        self._send(_error(status if status in _REASONS else 400, ("Connection", "close")))
+        answer = _error(status if status in _REASONS else 400, ("Connection", "close"))
+        self._send(answer, with_body)
         self._transport.close()
 
     def _send(self, response: Response, with_body: bool = True) -> None:

@@ -41,9 +41,10 @@ class Delivery:
         self._writing: Task | None = None
 
     def deliver(self) -> None:
-        """Collect once and deliver the metrics, within --timeout. Raises DeliveryError.
+        """Collect once and deliver the metrics. Raises DeliveryError.
 
-        Nothing is opened for writing before the collection has finished.
+        A file is written within --timeout. Standard output may take longer: a person may read it
+        in a pager. Nothing is opened for writing before the collection has finished.
         """
         end = time.monotonic() + self._timeout
         if not self.path:
@@ -80,14 +81,22 @@ class Delivery:
             finally:
                 _close(lock)
 
-        self._writing = writing = Task(write)
+        try:
+            self._writing = writing = Task(write)
+        except ProblemError as error:  # There is no thread to close the lock.
+            _close(lock)
+            problem = error.problem
+            raise self._error(problem.code, problem.reason, problem.hint) from None
         try:
             finished = writing.wait(seconds)
         except OSError as error:
             reason = f"cannot write {self.path}: {error.strerror}"
             raise self._error("undelivered", reason, _hint(self.path, error)) from None
-        except BaseException:  # SIGTERM or SIGINT: a write that goes well is over soon.
-            writing.wait(_MIN_SECONDS)
+        except (KeyboardInterrupt, SystemExit):
+            try:
+                writing.wait(_MIN_SECONDS)  # A write that goes well is over soon.
+            except OSError:
+                pass
             raise
         if not finished:
             reason = f"writing {self.path} did not finish within {self._timeout:g} s (--timeout)"
