@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import tempfile
@@ -144,3 +145,12 @@ def hanging_sysfs(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(vfsysfs, "counters", hang)
     yield answered
     answered.set()
+
+
+@pytest.fixture
+def node_exporter_lock() -> Iterator[None]:
+    """Wait until no other test, of any process on this host, runs a node_exporter."""
+    path = f"{tempfile.gettempdir()}/sriov-textfile-tests-{os.getuid()}.lock"
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -36,7 +36,7 @@ PROJECT = Path(__file__).parent.parent
 DOCS = PROJECT / "docs/doctor.md"
 
 # doctor finds any node_exporter on the host, so only one test at a time may run one.
-one_at_a_time = pytest.mark.xdist_group("node_exporter")
+one_at_a_time = pytest.mark.usefixtures("node_exporter_lock")
 
 WITH_COUNTERS = SimulatedPf(vfs=2)
 WITHOUT_COUNTERS = SimulatedPf(vfs=2, driver="newnic", sysfs="none", counts=False, vf_driver="")
