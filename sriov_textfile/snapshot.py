@@ -64,7 +64,6 @@ class Snapshot:
         collection to the next: a request that hangs is not repeated.
         """
         self.config = config
-        self._hanging = {} if hanging is None else hanging
         self.log = log
         self.deadline = deadline
         self.failed: list[Problem] = []
@@ -73,6 +72,7 @@ class Snapshot:
         self.reading = ""
         self.left_out = 0  # PFs that the flags pf-include and pf-exclude leave out
         self._rtnetlink: Rtnetlink | None = None
+        self._hanging = {} if hanging is None else hanging
         self._counters: dict[Pf, VfCounters] = {}
         self._values: dict[object, object] = {}
         self._unreadable: dict[object, Problem] = {}
@@ -135,10 +135,11 @@ class Snapshot:
 
     def _ask(self, netdev: str) -> Link:
         """Ask in a thread, because sending a request waits for the driver and the RTNL lock."""
+        unanswered = f"the kernel does not answer about {netdev}"
         earlier = self._hanging.pop(netdev, None)
         if earlier and not earlier.done:
             self._hanging[netdev] = earlier
-            raise rtnetlink.NetlinkError(f"the kernel does not answer about {netdev}")
+            raise rtnetlink.NetlinkError(unanswered)
         if self._rtnetlink is None:
             self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline)
         connection = self._rtnetlink
@@ -147,7 +148,7 @@ class Snapshot:
         if not task.wait(self._share(_LINK_SHARE)):
             self._hanging[netdev] = task
             self._rtnetlink = None  # The next PF gets a connection of its own.
-            raise rtnetlink.NetlinkError(f"the kernel does not answer about {netdev}")
+            raise rtnetlink.NetlinkError(unanswered)
         return links[0]
 
     def _share(self, share: float) -> float:
@@ -225,14 +226,18 @@ class Snapshot:
         from sriov_textfile.kubelet import cgroups
 
         path = self.config.kubecgroup
-        root = self._once(
+
+        def find() -> str:
+            root = cgroups.find_root(path)
+            self.log.debug("pods' cgroups", path=root)
+            return root
+
+        return self._once(
             "cgroup_root",
             path,
-            lambda: cgroups.find_root(path),
+            find,
             lambda error: _missing("path.kubecgroup", cause(error), error),
         )
-        self.log.debug("pods' cgroups", path=root)
-        return root
 
     @property
     def pool_cpus(self) -> list[frozenset[int]]:

@@ -49,8 +49,6 @@ _FIRST_REQUEST_SECONDS = 5.0  # from the connection to the end of the request
 _NEXT_REQUEST_SECONDS = 30.0  # from one request to the end of the next, answer included
 _LOG_SECONDS = 60.0  # between two lines about clients
 
-Headers = list[tuple[str, str]]
-
 
 class ListenError(Exception):
     """Raised when the address cannot be listened on; says which, why and what to do."""

@@ -69,8 +69,7 @@ class Delivery:
         try:
             return exposition.render(self._gatherer.gather(end - time.monotonic()))
         except GatherError as error:
-            problem = error.problem
-            raise self._error(problem.code, problem.reason, problem.hint) from None
+            raise self._undelivered(error.problem) from None
 
     def _write(self, page: bytes, lock: int | None, seconds: float) -> None:
         """Write in a thread, because a disk may hang as a driver does."""
@@ -85,8 +84,7 @@ class Delivery:
             self._writing = writing = Task(write)
         except ProblemError as error:  # There is no thread to close the lock.
             _close(lock)
-            problem = error.problem
-            raise self._error(problem.code, problem.reason, problem.hint) from None
+            raise self._undelivered(error.problem) from None
         try:
             finished = writing.wait(seconds)
         except OSError as error:
@@ -101,6 +99,9 @@ class Delivery:
         if not finished:
             reason = f"writing {self.path} did not finish within {self._timeout:g} s (--timeout)"
             raise self._error("hangs", reason, "check its disk, and see dmesg")
+
+    def _undelivered(self, problem: Problem) -> DeliveryError:
+        return self._error(problem.code, problem.reason, problem.hint)
 
     def _error(self, code: str, reason: str, hint: str) -> DeliveryError:
         unchanged = os.path.lexists(self.path)
