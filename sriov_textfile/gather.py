@@ -29,6 +29,8 @@ class Gatherer:
     """Gathers all metrics, one collection at a time."""
 
     def __init__(self, config: Config, log: Log) -> None:
+        if "kubepoddevice" in config.collectors:
+            import threading  # noqa: F401  # before grpc does so in a task; see deadline.Task
         self._config = config
         self._log = log
         self._task: Task | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,6 +139,23 @@ def test_a_request_that_hangs_for_good_is_not_repeated(
     wait_for_threads(threads)
 
 
+def test_later_collections_use_the_threads_of_the_first(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "_idle", [])
+    started = []
+
+    def start(*call: Any) -> None:
+        started.append(call)
+        _thread.start_new_thread(*call)
+
+    monkeypatch.setattr(deadline, "start_new_thread", start)
+    collect = gatherer(make_host(SimulatedPf(sysfs="none"))).gather
+    for _ in range(20):
+        collect()
+    assert len(started) == 2  # for the collection, and for its request to the kernel
+
+
 def test_no_collection_starts_while_an_earlier_one_hangs(
     make_host: MakeHost, hanging_sysfs: threading.Event
 ) -> None:
@@ -159,6 +178,7 @@ def test_a_collection_whose_thread_cannot_start_exits_1_with_a_hint(
         raise RuntimeError("can't start new thread")  # as _thread does
 
     monkeypatch.setattr(deadline, "start_new_thread", refuse)
+    monkeypatch.setattr(deadline, "_idle", [])
     run = make_host(SimulatedPf()).collect()
     assert (run.code, run.out) == (1, "")
     assert "can't start new thread; nothing was written; allow more tasks (TasksMax=" in run.log

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+import threading  # noqa: F401  # before pyroute2 does so in a task; see deadline.Task
 import time
 
 from sriov_textfile import __version__, gather, inventory
