@@ -162,7 +162,7 @@ def _loop(config: Config, log: Log) -> int:
 def _serve(config: Config, log: Log) -> int:
     if missing := _missing("serve"):
         return missing
-    from sriov_textfile.outputs import http
+    from sriov_textfile.outputs.http import server
 
     gatherer = Gatherer(config, log)
 
@@ -170,8 +170,8 @@ def _serve(config: Config, log: Log) -> int:
         _log_start(gatherer, log, "serve", address=address)
 
     try:
-        http.serve(gatherer, config, log, started)
-    except http.ListenError as error:
+        server.serve(gatherer, config, log, started)
+    except server.ListenError as error:
         log.error(str(error))
         return 1
     return 0

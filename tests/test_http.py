@@ -22,7 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sriov_textfile import __version__, flags
 from sriov_textfile.gather import Gatherer
 from sriov_textfile.log import Log
-from sriov_textfile.outputs.http import Application, RateLimits, TokenBucket
+from sriov_textfile.outputs.http.application import Application
+from sriov_textfile.outputs.http.rate_limits import RateLimits, TokenBucket
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from tests.conftest import Host, MakeHost
 

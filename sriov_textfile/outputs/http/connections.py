@@ -1,227 +1,26 @@
-"""Metrics over HTTP: GET /metrics and nothing else, whatever other clients do.
-
-asyncio accepts connections, h11 parses requests, and Werkzeug parses Accept-Encoding. This module
-has the answers, and the limits that keep one client from shutting out another.
-"""
+"""Accepts connections and reads requests, with limits that no single client can use up."""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
-import os
 import resource
-import signal
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-from urllib.parse import urlsplit
 
 import h11
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    GCCollector,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
-from werkzeug.datastructures import Accept
-from werkzeug.http import parse_accept_header
 
-from sriov_textfile import exposition
-from sriov_textfile.config import Config
-from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.log import Log
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from sriov_textfile.outputs.http.application import Application
+from sriov_textfile.outputs.http.messages import REASONS, Response, error_response
 
 # A scrape needs one connection and a few hundred bytes; the limits are against other clients.
 _CONNECTIONS = 512  # and at most half of the files that this process may open
 _CONNECTIONS_OF_ADDRESS = 64
-_ADDRESSES = 1024  # whose rate is remembered
-_TOTAL_RATE = 10  # times the rate of one address
 _HEADER_BYTES = 16384
 _FIRST_REQUEST_SECONDS = 5.0  # from the connection to the end of the request
 _NEXT_REQUEST_SECONDS = 30.0  # from one request to the end of the next, answer included
 _LOG_SECONDS = 60.0  # between two lines about clients
-
-
-class ListenError(Exception):
-    """Raised when the address cannot be listened on; says which, why and what to do."""
-
-
-class Response:
-    """Status, headers and body of an answer."""
-
-    __slots__ = ("body", "headers", "status")
-
-    def __init__(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
-        self.status = status
-        self.body = body
-        self.headers = [("Content-Length", str(len(body))), *headers]
-
-
-_REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-}
-
-
-def _error(status: int, *headers: tuple[str, str]) -> Response:
-    plain = ("Content-Type", "text/plain; charset=utf-8")
-    return Response(status, f"{_REASONS[status]}\n".encode(), plain, *headers)
-
-
-def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str], object]) -> None:
-    """Answer requests until SIGTERM or SIGINT. Raises ListenError.
-
-    `started` is called with the address as soon as connections are accepted.
-    """
-    host, port = config.listen_address
-    listener = _listen(host, port)
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    started(_address(host, listener.getsockname()[1]))
-    app = Application(gatherer, RateLimits(config.rate_limit, config.rate_burst), log)
-    loop = asyncio.new_event_loop()
-    server = Server(app, listener, log)
-    loop.set_exception_handler(lambda loop, context: server.log_rarely(_unexpected(context)))
-    serving = loop.create_task(server.accept())
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(stop, serving.cancel)
-    try:
-        loop.run_until_complete(serving)
-    except asyncio.CancelledError:
-        pass  # Nothing is waited for: a collection may hang.
-
-
-def _unexpected(context: dict[str, Any]) -> str:
-    return f"unexpected error of the HTTP server: {context.get('exception', context['message'])!r}"
-
-
-class Application:
-    """Answers requests, with the checks of the Go exporter."""
-
-    def __init__(self, gatherer: Gatherer, rates: RateLimits, log: Log) -> None:
-        self._gatherer = gatherer
-        self._rates = rates
-        self._log = log
-        self._collection: asyncio.Future[bytes] | None = None
-        self._worker = ThreadPoolExecutor(max_workers=1)
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
-        self._requests = Counter(
-            "promhttp_metric_handler_requests",  # the name in Go's handler; _total is appended
-            "Requests, by the status of the answer.",
-            ["code"],
-            registry=self._registry,
-        )
-
-    def count(self, status: int) -> None:
-        """Count a request by the status of its answer."""
-        self._requests.labels(str(status)).inc()
-
-    async def answer(self, client: str, method: str, target: str, encodings: str) -> Response:
-        """Return the answer to a request: client address, method, target, Accept-Encoding."""
-        try:
-            path = urlsplit(target).path
-        except ValueError:
-            return _error(400)
-        if path != "/metrics":
-            return _error(404) if method == "GET" else _error(405, ("Allow", "GET"))
-        if not self._rates.allow(client):
-            return _error(429)
-        if method != "GET":
-            return _error(405, ("Allow", "GET"))
-        try:
-            page = await self._collect()
-        except GatherError as error:
-            self._log.problems("delivery", {"error": [error.problem]})
-            return _error(503)
-        self._log.problems("delivery", {})
-        page += generate_latest(self._registry)
-        headers = [("Content-Type", CONTENT_TYPE), ("Vary", "Accept-Encoding")]
-        if _accepts_gzip(encodings):
-            headers.append(("Content-Encoding", "gzip"))
-            page = gzip.compress(page, 1)
-        return Response(200, page, *headers)
-
-    async def _collect(self) -> bytes:
-        """Return the page of the collection that is running, or else of a new one."""
-        if self._collection is None:
-            loop = asyncio.get_running_loop()
-            self._collection = loop.run_in_executor(self._worker, self._page)
-            self._collection.add_done_callback(self._forget)
-        return await asyncio.shield(self._collection)
-
-    def _page(self) -> bytes:
-        return exposition.render(self._gatherer.gather())
-
-    def _forget(self, collection: asyncio.Future[bytes]) -> None:
-        self._collection = None
-        if not collection.cancelled():
-            collection.exception()  # It was raised where the page was awaited, if anywhere.
-
-
-def _accepts_gzip(header: str) -> bool:
-    """Return whether an Accept-Encoding prefers gzip to no encoding (RFC 9110, 12.5.3)."""
-    accepted = parse_accept_header(header, Accept)
-    quality = accepted.quality("gzip")
-    return quality > 0 and quality >= accepted.quality("identity")
-
-
-class TokenBucket:
-    """Allows `rate` requests a second, and `burst` at once after a pause."""
-
-    def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._clock = clock
-        self._tokens = float(burst)
-        self._filled = clock()
-
-    def take(self) -> bool:
-        """Return whether a request is allowed now."""
-        now = self._clock()
-        self._tokens += (now - self._filled) * self._rate
-        self._tokens = min(self._tokens, self._burst)
-        self._filled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
-class RateLimits:
-    """A token bucket for each client address, and one for all that no single one can empty."""
-
-    def __init__(
-        self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._rate, self._burst, self._clock = rate, burst, clock
-        self._total = TokenBucket(rate * _TOTAL_RATE, burst * _TOTAL_RATE, clock)
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
-
-    def allow(self, address: str) -> bool:
-        """Return whether a client may scrape now."""
-        bucket = self._buckets.pop(address, None)
-        if bucket is None:
-            bucket = TokenBucket(self._rate, self._burst, self._clock)
-        self._buckets[address] = bucket  # the last one used
-        if len(self._buckets) > _ADDRESSES:
-            self._buckets.popitem(last=False)
-        return bucket.take() and self._total.take()
 
 
 class Server:
@@ -393,7 +192,7 @@ class Connection(asyncio.Protocol):
             )
         except Exception as error:
             self._server.log_rarely(f"cannot answer a request: {type(error).__name__}: {error}")
-            response = _error(500)
+            response = error_response(500)
         self.answering = False
         self._set_timer(_NEXT_REQUEST_SECONDS)
         assert self._transport
@@ -422,7 +221,7 @@ class Connection(asyncio.Protocol):
         """Answer a request that cannot be accepted, and close the connection."""
         self._server.log_rarely(f"malformed request from {self.address}: {reason}")
         assert self._transport
-        answer = _error(status if status in _REASONS else 400, ("Connection", "close"))
+        answer = error_response(status if status in REASONS else 400, ("Connection", "close"))
         self._send(answer, with_body)
         self._transport.close()
 
@@ -430,7 +229,7 @@ class Connection(asyncio.Protocol):
         self._server.app.count(response.status)
         start = h11.Response(
             status_code=response.status,
-            reason=_REASONS[response.status],
+            reason=REASONS[response.status],
             headers=[(name.encode(), value.encode()) for name, value in response.headers],
         )
         parts = [self._http.send(start)]
@@ -446,23 +245,3 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         loop = asyncio.get_running_loop()
         self._timer = None if seconds is None else loop.call_later(seconds, self.abort)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; an empty host means all addresses, IPv4 and IPv6."""
-    both = not host and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
-    except (OSError, TypeError, UnicodeError) as error:  # TypeError for a host that is not UTF-8
-        reason = str(error)
-        if isinstance(error, OSError) and error.errno and error.errno > 0:
-            reason = os.strerror(error.errno)
-        raise ListenError(
-            f"cannot listen on {_address(host, port)}: {reason};"
-            " choose another --web.listen-address"
-        ) from None
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
