@@ -34,7 +34,7 @@ pictures: .venv/.bench .venv/.e2e ## draw the pictures of the documentation
 
 install-systemd: ## install the systemd units and their files below DESTDIR (empty: this host)
 	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/default $(DESTDIR)/etc/sysusers.d
-	install -m 644 systemd/*.service systemd/*.timer $(DESTDIR)/etc/systemd/system
+	install -m 644 systemd/*.service systemd/*.socket systemd/*.timer $(DESTDIR)/etc/systemd/system
 	install -m 644 systemd/sysusers.conf $(DESTDIR)/etc/sysusers.d/sriov-textfile.conf
 	test -e $(DESTDIR)/etc/default/sriov-textfile || \
 	  install -m 644 systemd/sriov-textfile.default $(DESTDIR)/etc/default/sriov-textfile

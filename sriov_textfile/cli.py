@@ -12,12 +12,14 @@ from sriov_textfile import __version__, flags
 from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.log import Log, write_line
 from sriov_textfile.outputs import once
+from sriov_textfile.problems import ProblemError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sriov_textfile.config import Config
+    from sriov_textfile.problems import Problem
     from sriov_textfile.simulate.host import SimulatedHost
 
 _COMMANDS = {
@@ -162,6 +164,8 @@ def _loop(config: Config, log: Log) -> int:
 def _serve(config: Config, log: Log) -> int:
     if missing := _missing("serve"):
         return missing
+    if config.web_config_file and (missing := _missing("--web.config.file")):
+        return missing
     from sriov_textfile.outputs.http import server
 
     gatherer = Gatherer(config, log)
@@ -171,7 +175,7 @@ def _serve(config: Config, log: Log) -> int:
 
     try:
         server.serve(gatherer, config, log, started)
-    except server.ListenError as error:
+    except (server.ListenError, ProblemError) as error:
         log.error(str(error))
         return 1
     return 0
@@ -206,11 +210,26 @@ def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
     except examine.ExamineError as error:
         write_line(f"sriov-textfile: {error}")
         return 1
+    if config.web_config_file:
+        report.failed += _web_config_problems(config.web_config_file)
     report.findings = findings.findings(report)
     if host:
         report.host, report.kernel = host.name, host.kernel
     text = show.as_json(report) if json else show.as_text(report, *show.terminal())
     return _show(text) or int(bool(report.findings))
+
+
+def _web_config_problems(path: str) -> list[Problem]:
+    from sriov_textfile import packages
+
+    try:
+        packages.require("--web.config.file")
+        from sriov_textfile.outputs.http.web_config import WebConfigFile
+
+        WebConfigFile(path).current()
+    except ProblemError as error:
+        return [error.problem]
+    return []
 
 
 def _show(text: str) -> int:

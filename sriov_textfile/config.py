@@ -31,6 +31,8 @@ class Config:
     interval: float  # seconds between collections; 0 is a single collection
     timeout: float  # seconds for one whole collection
     listen_address: tuple[str, int]  # host ("" is every address) and port
+    web_config_file: str  # "" is plain HTTP for everyone
+    web_systemd_socket: bool  # instead of the address
     rate_burst: int
     rate_limit: int
     log_level: str

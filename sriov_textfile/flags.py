@@ -261,6 +261,22 @@ INTERVAL = Flag(
 LISTEN_ADDRESS = Flag(
     "web.listen-address", listen_address, ":9808", "address to listen on", "serve", "doctor"
 )
+WEB_CONFIG_FILE = Flag(
+    "web.config.file",
+    str,
+    "",
+    "file with TLS, client certificates, users and headers, in the format of node_exporter's",
+    "serve",
+    "doctor",
+)
+SYSTEMD_SOCKET = Flag(
+    "web.systemd-socket",
+    boolean,
+    "false",
+    "listen on the sockets of a systemd .socket unit, not on --web.listen-address",
+    "serve",
+    "doctor",
+)
 RATE_BURST = Flag(
     "web.rate-burst",
     whole_number(1, 1_000_000),
@@ -299,6 +315,8 @@ FLAGS: tuple[Flag[object], ...] = (
     INTERVAL,
     TIMEOUT,
     LISTEN_ADDRESS,
+    WEB_CONFIG_FILE,
+    SYSTEMD_SOCKET,
     RATE_BURST,
     RATE_LIMIT,
     LOG_LEVEL,
@@ -328,6 +346,8 @@ def config(values: Values, rtnetlink: str = "") -> Config:
         interval=values[INTERVAL],
         timeout=values[TIMEOUT],
         listen_address=values[LISTEN_ADDRESS],
+        web_config_file=values[WEB_CONFIG_FILE],
+        web_systemd_socket=values[SYSTEMD_SOCKET],
         rate_burst=values[RATE_BURST],
         rate_limit=values[RATE_LIMIT],
         log_level=values[LOG_LEVEL],

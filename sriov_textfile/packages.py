@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sriov_textfile.problems import Problem
+from sriov_textfile.problems import Problem, ProblemError
 
 # What each mode or collector imports: module, package, oldest version. pyproject.toml has the
 # same packages and versions; a test compares them.
@@ -16,19 +16,24 @@ _NEEDED = {
         ("prometheus_client", "prometheus-client", "0.20"),
         ("werkzeug", "werkzeug", "3"),
     ),
+    "--web.config.file": (
+        ("bcrypt", "bcrypt", "4"),
+        ("msgspec", "msgspec", "0.19"),
+        ("yaml", "pyyaml", "6"),
+    ),
     "kubepoddevice": (("grpc", "grpcio", "1.60"), ("google.protobuf", "protobuf", "6.31.1")),
     "doctor": (("pyroute2", "pyroute2", "0.8"),),
 }
 
 
-class MissingPackageError(Exception):
+class MissingPackageError(ProblemError):
     """Raised if a mode lacks packages; the message names them and how to install them."""
 
 
 def require(mode: str) -> None:
     """Raise MissingPackageError if a package that the mode needs is missing or too old."""
     if wrong := _wrong(mode):
-        raise MissingPackageError(_problem(mode, wrong).text)
+        raise MissingPackageError(_problem(mode, wrong))
 
 
 def problem(mode: str, error: Exception) -> Problem:

@@ -475,6 +475,16 @@ def test_a_slow_kernel_is_not_a_finding_if_no_collector_asks_it(make_host: MakeH
     assert findings(host, "--timeout=200ms") == []
 
 
+def test_a_wrong_web_configuration_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
+    host = make_host(WITH_COUNTERS)
+    path = tmp_path / "web.yml"
+    path.write_text("basic_auth_users: {}")
+    assert findings(host, f"--web.config.file={path}") == []
+    path.write_text("basic_auth_user: {}")
+    found = only_finding(host, f"--web.config.file={path}")
+    assert (found["code"], found["about"]) == ("web-config", str(path))
+
+
 def test_a_hung_driver_exits_1_with_a_one_line_message(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,11 +10,13 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,35 +25,52 @@ from sriov_textfile import __version__, flags
 from sriov_textfile.gather import Gatherer
 from sriov_textfile.log import Log
 from sriov_textfile.outputs.http.application import Application
+from sriov_textfile.outputs.http.messages import Request
 from sriov_textfile.outputs.http.rate_limits import RateLimits, TokenBucket
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from tests.conftest import Host, MakeHost
 
+SERVE = (sys.executable, "-m", "sriov_textfile", "serve")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Server:
     """A process that runs `sriov-textfile serve` on a free port."""
 
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "sriov_textfile", "serve", *arguments]
+    def __init__(
+        self, *arguments: str, command: Sequence[str] = SERVE, pass_fds: Sequence[int] = ()
+    ) -> None:
         # Background jobs of a shell start with SIGINT ignored.
-        command = ["env", "--default-signal=INT", *command]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        command = ["env", "--default-signal=INT", *command, *arguments]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, pass_fds=pass_fds
+        )
         assert self.process.stderr
         self.log = self.process.stderr.readline()
         match = re.search(r"msg=started .*mode=serve address=(.*):(\d+)\b", self.log)
         assert match, self.log
         self.port = int(match[2])
+        self.rest_of_log = ""
 
     def request(
-        self, method: str, path: str, body: str | None = None, **headers: str
+        self,
+        method: str,
+        path: str,
+        body: str | None = None,
+        **headers: str,
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.msg, response.read()
+
+    def scrape_over(self, tls: ssl.SSLContext, **headers: str) -> int:
+        """Return the status of the answer to GET /metrics over TLS."""
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=tls)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics", headers=headers)
+            return connection.getresponse().status
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
@@ -63,7 +82,7 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=10)
+        self.rest_of_log = self.process.communicate(timeout=10)[1]
         return self.process.returncode
 
 
@@ -72,9 +91,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
     servers = []
 
-    def serve(*arguments: str, address: str = "127.0.0.1:0") -> Server:
+    def serve(*arguments: str, address: str = "127.0.0.1:0", **options: Any) -> Server:
         paths = [*host.flags, f"--web.listen-address={address}"]
-        servers.append(Server(*paths, *arguments))
+        servers.append(Server(*paths, *arguments, **options))
         return servers[-1]
 
     yield serve
@@ -306,7 +325,7 @@ def application(host: Host, *arguments: str) -> Application:
 
 async def status(app: Application) -> int:
     """Request the metrics of an application and return the status of the response."""
-    response = await app.answer("127.0.0.1", "GET", "/metrics", "")
+    response = await app.answer(Request("127.0.0.1", "GET", "/metrics", "", b""))
     return response.status
 
 

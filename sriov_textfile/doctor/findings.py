@@ -35,6 +35,7 @@ _MEANINGS = {
     " sriov_scrape_collector_success is 0",
     "kubelet": "it is unknown which pod uses which VF: sriov_kubepoddevice is missing",
     "missing-package": "the collector that needs it exports no metrics",
+    "web-config": "serve does not start, or refuses all requests until the file is right",
     "unexpected": "metrics are missing or incomplete, and sriov_scrape_collector_success is 0",
     "unreadable-device": "if it is a PF, all of its metrics are missing",
     "unreadable": "it is left out of the metrics and counted in sriov_scrape_collector_skipped",
@@ -47,6 +48,7 @@ _HINTS = {
     "unreadable": "check that this user can read it; if so, see dmesg for driver messages",
     "bad-counter": "the driver publishes it this way: try a newer driver",
     "repeated-series": "find the devices or pods that share these labels",
+    "web-config": "correct the file; docs/https.md describes it",
 }
 _DEFAULT_HINT = "see dmesg and the log of the service"
 # Problems that a rule combines into findings of its own.

@@ -1,4 +1,7 @@
-"""Answers requests: GET /metrics with a collection, everything else with an error."""
+"""Answers requests: GET /metrics with a collection, everything else with an error.
+
+Status codes are those of the Go exporter, and with --web.config.file those of node_exporter.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,15 @@ from werkzeug.http import parse_accept_header
 from sriov_textfile import exposition
 from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.log import Log
-from sriov_textfile.outputs.http.messages import Response, error_response
+from sriov_textfile.outputs.http.messages import Request, Response, error_response
 from sriov_textfile.outputs.http.rate_limits import RateLimits
+from sriov_textfile.problems import ProblemError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Imported by serve() if there is a file: with its packages they take 60 ms and 4 MB.
+    from sriov_textfile.outputs.http.basic_auth import BasicAuth
+    from sriov_textfile.outputs.http.web_config import WebConfig, WebConfigFile
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -31,12 +41,20 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Application:
-    """Answers requests, with the checks of the Go exporter."""
+    """Answers requests."""
 
-    def __init__(self, gatherer: Gatherer, rates: RateLimits, log: Log) -> None:
+    def __init__(
+        self,
+        gatherer: Gatherer,
+        rates: RateLimits,
+        log: Log,
+        web: WebConfigFile | None = None,
+    ) -> None:
         self._gatherer = gatherer
         self._rates = rates
+        self._web = web
         self._log = log
+        self._auth: BasicAuth | None = None
         self._collection: asyncio.Future[bytes] | None = None
         self._worker = ThreadPoolExecutor(max_workers=1)
         self._registry = CollectorRegistry()
@@ -54,17 +72,57 @@ class Application:
         """Count a request by the status of its answer."""
         self._requests.labels(str(status)).inc()
 
-    async def answer(self, client: str, method: str, target: str, encodings: str) -> Response:
-        """Return the answer to a request: client address, method, target, Accept-Encoding."""
+    def web_config(self) -> WebConfig | None:
+        """Return the web configuration as it is now, None without one.
+
+        Logs and raises ProblemError if its file cannot be used.
+        """
+        if self._web is None:
+            return None
+        problems = []
         try:
-            path = urlsplit(target).path
+            return self._web.current()
+        except ProblemError as error:
+            problems.append(error.problem)
+            raise
+        finally:
+            self._log.problems("web configuration", {"error": problems})
+
+    async def answer(self, request: Request) -> Response:
+        """Return the answer to a request."""
+        try:
+            web = self.web_config()
+        except ProblemError:
+            return error_response(500)
+        if web is None:
+            return await self._answer(request)
+        response = await self._refusal(request, web.users) or await self._answer(request)
+        response.headers.extend(web.headers)
+        return response
+
+    async def _refusal(self, request: Request, users: dict[str, str]) -> Response | None:
+        """Return the answer to a request without the name and password of a user, or None."""
+        if not users:
+            return None
+        if self._auth is None:
+            from sriov_textfile.outputs.http.basic_auth import BasicAuth
+
+            self._auth = BasicAuth()
+        if await self._auth.is_user(request.client, request.authorization, users):
+            return None
+        return error_response(401, ("WWW-Authenticate", "Basic"))
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            path = urlsplit(request.target).path
         except ValueError:
             return error_response(400)
+        is_get = request.method == "GET"
         if path != "/metrics":
-            return error_response(404) if method == "GET" else error_response(405, ("Allow", "GET"))
-        if not self._rates.allow(client):
+            return error_response(404) if is_get else error_response(405, ("Allow", "GET"))
+        if not self._rates.allow(request.client):
             return error_response(429)
-        if method != "GET":
+        if not is_get:
             return error_response(405, ("Allow", "GET"))
         try:
             page = await self._collect()
@@ -74,7 +132,7 @@ class Application:
         self._log.problems("delivery", {})
         page += generate_latest(self._registry)
         headers = [("Content-Type", CONTENT_TYPE), ("Vary", "Accept-Encoding")]
-        if _accepts_gzip(encodings):
+        if _accepts_gzip(request.encodings):
             headers.append(("Content-Encoding", "gzip"))
             page = gzip.compress(page, 1)
         return Response(200, page, *headers)

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import resource
 import socket
+import ssl
 import time
 from collections import OrderedDict
+from typing import Any
 
 import h11
 
 from sriov_textfile.log import Log
 from sriov_textfile.outputs.http.application import Application
-from sriov_textfile.outputs.http.messages import REASONS, Response, error_response
+from sriov_textfile.outputs.http.messages import REASONS, Request, Response, error_response
+from sriov_textfile.problems import ProblemError
 
 # A scrape needs one connection and a few hundred bytes; the limits are against other clients.
 _CONNECTIONS = 512  # and at most half of the files that this process may open
 _CONNECTIONS_OF_ADDRESS = 64
 _HEADER_BYTES = 16384
-_FIRST_REQUEST_SECONDS = 5.0  # from the connection to the end of the request
+_FIRST_REQUEST_SECONDS = 5.0  # from the connection to the end of the request, handshake included
 _NEXT_REQUEST_SECONDS = 30.0  # from one request to the end of the next, answer included
 _LOG_SECONDS = 60.0  # between two lines about clients
+
+
+class RefusedError(Exception):
+    """Raised when a client may not connect."""
 
 
 class Server:
     """Accepts connections; where there are too many, the one that was idle longest is closed."""
 
-    def __init__(self, app: Application, listener: socket.socket, log: Log) -> None:
+    def __init__(self, app: Application, log: Log, tls: bool = False) -> None:
         self.app = app
-        self._listener = listener
+        self.tls = tls
         self._log = log
         self._logged = -_LOG_SECONDS
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -37,19 +45,19 @@ class Server:
         self._connections: OrderedDict[Connection, None] = OrderedDict()
         self._of_address: dict[str, OrderedDict[Connection, None]] = {}
 
-    async def accept(self) -> None:
+    async def accept(self, listener: socket.socket) -> None:
         """Accept connections until cancelled."""
         loop = asyncio.get_running_loop()
-        self._listener.setblocking(False)
+        listener.setblocking(False)
         while True:
             try:
-                client, address = await loop.sock_accept(self._listener)
+                client, address = await loop.sock_accept(listener)
             except OSError as error:  # No file descriptor is left, or the client has gone.
                 self.log_rarely(f"cannot accept a connection: {error.strerror}")
                 self._make_room(self._connections)
                 await asyncio.sleep(0.05)
                 continue
-            connection = Connection(self, client, str(address[0]))
+            connection = Connection(self, client, _client(address))
             self._add(connection)
             connection.start(loop)
             await asyncio.sleep(0)  # A flood of connections must not keep others from their turn.
@@ -99,6 +107,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, client: socket.socket, address: str) -> None:
         self.address = address
         self.answering = False
+        self._open = False  # whether requests are read: after the TLS handshake, if there is one
         self._blocked = False  # whether the client does not read its answers
         self._server = server
         self._client = client
@@ -115,8 +124,38 @@ class Connection(asyncio.Protocol):
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             await loop.connect_accepted_socket(lambda: self, self._client)
-        except OSError:
+            if self._server.tls:
+                await self._start_tls(loop)
+        except ProblemError:  # The application has logged it.
             self.abort()
+        except (ssl.SSLError, RefusedError) as error:
+            reason = getattr(error, "reason", None) or str(error)
+            self._server.log_rarely(f"no TLS connection with {self.address}: {reason}")
+            self.abort()
+        except OSError:  # The client has gone, as a probe of the port does.
+            self.abort()
+        else:
+            self._open = True
+            self._continue()
+
+    async def _start_tls(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Shake hands; raises OSError, RefusedError, ProblemError."""
+        web = self._server.app.web_config()
+        if web is None or web.tls is None:
+            raise RefusedError("the web configuration no longer has a certificate")
+        assert self._transport
+        transport = await loop.start_tls(
+            self._transport,
+            self,
+            web.tls,
+            server_side=True,
+            ssl_handshake_timeout=_FIRST_REQUEST_SECONDS,
+        )
+        if transport is None or self._transport.is_closing():
+            raise ConnectionAbortedError
+        self._transport = transport
+        if not web.allows(transport.get_extra_info("peercert")):
+            raise RefusedError("its certificate has none of client_allowed_sans")
 
     def abort(self) -> None:
         """Close the connection at once."""
@@ -156,13 +195,17 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._http.receive_data(data)
-            self._next_request()
+            if self._open:
+                self._next_request()
         except h11.RemoteProtocolError as error:
             self._malformed(str(error), error.error_status_hint)
 
     def eof_received(self) -> bool:
-        """Keep the connection half open until the answer is sent; asyncio calls this."""
-        return self.answering
+        """Keep the connection half open until the answer is sent; asyncio calls this.
+
+        TLS has no half-open connections.
+        """
+        return self.answering and not self._server.tls
 
     def _next_request(self) -> None:
         """Start to answer the next request, if it is complete."""
@@ -182,14 +225,8 @@ class Connection(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._answer(event))
 
     async def _answer(self, request: h11.Request) -> None:
-        encodings = b",".join([v for n, v in request.headers if n == b"accept-encoding"])
         try:
-            response = await self._server.app.answer(
-                self.address,
-                request.method.decode("ascii"),
-                request.target.decode("ascii", "replace"),
-                encodings.decode("latin-1"),
-            )
+            response = await self._server.app.answer(_request(self.address, request))
         except Exception as error:
             self._server.log_rarely(f"cannot answer a request: {type(error).__name__}: {error}")
             response = error_response(500)
@@ -245,3 +282,29 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         loop = asyncio.get_running_loop()
         self._timer = None if seconds is None else loop.call_later(seconds, self.abort)
+
+
+def _request(client: str, request: h11.Request) -> Request:
+    encodings = b",".join([value for name, value in request.headers if name == b"accept-encoding"])
+    authorization = [value for name, value in request.headers if name == b"authorization"]
+    return Request(
+        client,
+        request.method.decode("ascii"),
+        request.target.decode("ascii", "replace"),
+        encodings.decode("latin-1"),
+        authorization[0] if authorization else b"",
+    )
+
+
+def _client(address: Any) -> str:
+    """Return what a client's limits are for: its IPv4 address, or its IPv6 network of 64 bits.
+
+    A host may use any address of its network. `address` is that of a socket.
+    """
+    try:
+        ip = ipaddress.ip_address(address[0].partition("%")[0])
+    except (IndexError, ValueError):
+        return "a unix socket"
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))

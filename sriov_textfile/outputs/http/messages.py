@@ -1,6 +1,21 @@
-"""Response: what the application answers, and a connection sends."""
+"""Request and Response: what connections and the application exchange."""
 
 from __future__ import annotations
+
+
+class Request:
+    """What the application needs of a request; `client` is where it comes from."""
+
+    __slots__ = ("authorization", "client", "encodings", "method", "target")
+
+    def __init__(
+        self, client: str, method: str, target: str, encodings: str, authorization: bytes
+    ) -> None:
+        self.client = client
+        self.method = method
+        self.target = target
+        self.encodings = encodings  # Accept-Encoding
+        self.authorization = authorization
 
 
 class Response:
@@ -17,6 +32,7 @@ class Response:
 REASONS = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     429: "Too Many Requests",

@@ -1,4 +1,4 @@
-"""Serves HTTP on the address of --web.listen-address until a signal."""
+"""Serves HTTP on --web.listen-address or on the sockets of systemd, until a signal."""
 
 from __future__ import annotations
 
@@ -16,24 +16,33 @@ from sriov_textfile.outputs.http.application import Application
 from sriov_textfile.outputs.http.connections import Server
 from sriov_textfile.outputs.http.rate_limits import RateLimits
 
+_FIRST_FD = 3  # of those that systemd passes: sd_listen_fds(3)
+
 
 class ListenError(Exception):
-    """Raised when the address cannot be listened on; says which, why and what to do."""
+    """Raised when there is nothing to listen on; says where, why and what to do."""
 
 
 def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str], object]) -> None:
-    """Answer requests until SIGTERM or SIGINT. Raises ListenError.
+    """Answer requests until SIGTERM or SIGINT.
 
-    `started` is called with the address as soon as connections are accepted.
+    `started` is called with the address as soon as connections are accepted. Raises ListenError,
+    and ProblemError for a web configuration file that cannot be used.
     """
-    host, port = config.listen_address
-    listener = _listen(host, port)
-    started(_address(host, listener.getsockname()[1]))
-    app = Application(gatherer, RateLimits(config.rate_limit, config.rate_burst), log)
+    web, tls = None, False
+    if config.web_config_file:
+        from sriov_textfile.outputs.http.web_config import WebConfigFile
+
+        web = WebConfigFile(config.web_config_file)
+        # As in node_exporter: switching TLS on or off takes a restart, everything else does not.
+        tls = web.current().tls is not None
+    listeners = _listeners(config)
+    started(", ".join([_local_address(listener) for listener in listeners]))
+    app = Application(gatherer, RateLimits(config.rate_limit, config.rate_burst), log, web)
     loop = asyncio.new_event_loop()
-    server = Server(app, listener, log)
+    server = Server(app, log, tls)
     loop.set_exception_handler(lambda loop, context: server.log_rarely(_unexpected(context)))
-    serving = loop.create_task(server.accept())
+    serving = asyncio.gather(*[loop.create_task(server.accept(one)) for one in listeners])
     for stop in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop, serving.cancel)
     try:
@@ -44,6 +53,12 @@ def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str],
 
 def _unexpected(context: dict[str, Any]) -> str:
     return f"unexpected error of the HTTP server: {context.get('exception', context['message'])!r}"
+
+
+def _listeners(config: Config) -> list[socket.socket]:
+    if config.web_systemd_socket:
+        return _from_systemd()
+    return [_listen(*config.listen_address)]
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -60,6 +75,34 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {_address(host, port)}: {reason};"
             " choose another --web.listen-address"
         ) from None
+
+
+def _from_systemd() -> list[socket.socket]:
+    """Return the listening sockets that systemd passes to this process (sd_listen_fds(3))."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal() or count == "0":
+        raise ListenError(
+            "--web.systemd-socket: systemd passed no socket; start the service by its .socket unit"
+        )
+    sockets = []
+    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
+        try:
+            os.set_inheritable(fd, False)
+            sockets.append(socket.socket(fileno=fd))
+            listens = sockets[-1].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError:
+            listens = 0
+        if not listens:
+            raise ListenError(
+                f"--web.systemd-socket: file descriptor {fd} is no listening socket;"
+                " use ListenStream= and Accept=no in the .socket unit"
+            )
+    return sockets
+
+
+def _local_address(listener: socket.socket) -> str:
+    address = listener.getsockname()
+    return _address(address[0], address[1]) if isinstance(address, tuple) else str(address)
 
 
 def _address(host: str, port: int) -> str:
