@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -49,6 +50,23 @@ def run(
     raise SystemExit(1)
 
 
+def debian_program(package: str, program: str, folder: Path) -> list[str]:
+    """Return a command that runs a program of a Debian package with the libraries of its own tree.
+
+    The package and all that it depends on are unpacked into `folder`, unless it exists.
+    """
+    if not folder.is_dir():
+        depends = ["apt-cache", *_apt_options(), "depends", "--recurse", "--important", package]
+        listed = subprocess.run(depends, capture_output=True, text=True, check=True).stdout
+        names = {line for line in listed.splitlines() if line[:1].isalnum() and ":" not in line}
+        debian_packages(sorted(names), folder)
+    (loader,) = folder.glob("lib*/ld-linux-*.so.*")
+    paths = [folder / part for part in ("lib", "usr/lib")]
+    paths += [part for path in paths for part in path.glob("*-linux-gnu")]
+    libraries = ":".join([str(path) for path in paths])
+    return [str(loader), "--library-path", libraries, str(folder / program)]
+
+
 def debian_packages(packages: Sequence[str], folder: Path) -> Path:
     """Download Debian packages and unpack them into `folder`, unless it exists; return `folder`.
 
@@ -56,29 +74,35 @@ def debian_packages(packages: Sequence[str], folder: Path) -> Path:
     """
     if folder.is_dir():
         return folder
-    if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        raise SystemExit(
-            f"cannot fetch the Debian packages {' '.join(packages)}: no apt-get or dpkg found; run"
-            " this on Debian or a derivative"
-        )
     say(f"fetching {', '.join(packages)}")
-    # With its own lists and archives, apt-get needs no root and does not touch the system's.
-    state = CACHE / "apt"
-    for part in ("lists/partial", "archives/partial"):
-        (state / part).mkdir(parents=True, exist_ok=True)
-    apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={state}/lists"]
-    apt += ["-o", f"Dir::Cache={state}", "-o", "APT::Sandbox::User="]
-    run([*apt, "update"], tries=3)
+    options = _apt_options()
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     debs = new / "debs"
     debs.mkdir(parents=True)
-    run([*apt, "download", *packages], tries=3, cwd=debs)
+    run(["apt-get", "-q", *options, "download", *packages], tries=3, cwd=debs)
     for deb in sorted(debs.iterdir()):
         run(["dpkg", "-x", deb, new])
     shutil.rmtree(debs)
     new.rename(folder)
     return folder
+
+
+@functools.cache
+def _apt_options() -> list[str]:
+    """Return options with which apt has current lists, needs no root and leaves the system alone.
+
+    Raises SystemExit if the host has no apt-get or the lists cannot be fetched.
+    """
+    if not (shutil.which("apt-get") and shutil.which("dpkg")):
+        raise SystemExit("no apt-get or dpkg found: run this on Debian or a derivative")
+    state = CACHE / "apt"
+    for part in ("lists/partial", "archives/partial"):
+        (state / part).mkdir(parents=True, exist_ok=True)
+    options = ["-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={state}"]
+    options += ["-o", "APT::Sandbox::User="]
+    run(["apt-get", "-q", *options, "update"], tries=3)
+    return options
 
 
 def debian_mirror() -> str:
