@@ -7,13 +7,16 @@ import multiprocessing
 import random
 import resource
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.test_http import Server, serve
+from tests.test_web_config import Authority
 
 __all__ = ["serve"]  # a fixture
 
@@ -24,22 +27,33 @@ ATTACKER = "127.0.0.2"
 class Abuse:
     """Scrapes a server that is under abuse. Each scrape must be answered within two seconds."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, tls: ssl.SSLContext | None = None) -> None:
         self.server = server
+        self._tls = tls
         self.slowest = 0.0
         self.statuses: set[int] = set()
 
     def scrape(self, times: int, pause: float = 0.2) -> None:
         for _ in range(times):
             start = time.monotonic()
-            self.statuses.add(self.server.request("GET", "/metrics")[0])
+            self.statuses.add(self._status())
             self.slowest = max(self.slowest, time.monotonic() - start)
             time.sleep(pause)
 
+    def _status(self) -> int:
+        if self._tls:
+            return self.server.scrape_over(self._tls)
+        return self.server.request("GET", "/metrics")[0]
+
     def connect(self) -> socket.socket:
-        """Return a connection from another address than that of the scrapes."""
+        """Return a connection from another address than that of the scrapes, without TLS."""
         address = ("127.0.0.1", self.server.port)
         return socket.create_connection(address, timeout=20, source_address=(ATTACKER, 0))
+
+    def connect_to_send(self) -> socket.socket:
+        """Return a connection for requests, with TLS if the server has it."""
+        client = self.connect()
+        return self._tls.wrap_socket(client, server_hostname="127.0.0.1") if self._tls else client
 
     def assert_survived(self, statuses: set[int]) -> None:
         assert self.server.process.poll() is None
@@ -55,7 +69,7 @@ def twenty_requests_a_second(abuse: Abuse) -> Iterator[None]:
 
     def ask() -> None:
         while not over.wait(0.05):
-            with abuse.connect() as client, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), abuse.connect_to_send() as client:
                 client.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
                 client.recv(1000)
 
@@ -79,10 +93,9 @@ def open_connections(abuse: Abuse, count: int, request: bytes) -> Iterator[None]
             if len(clients) >= count:
                 clients.pop(0).close()
             with contextlib.suppress(OSError):
-                client = abuse.connect()
+                client = abuse.connect_to_send() if request else abuse.connect()
                 clients.append(client)
-                if request:
-                    client.sendall(request)
+                client.sendall(request)
             time.sleep(0.001)
 
     thread = threading.Thread(target=keep)
@@ -104,21 +117,28 @@ ATTACKS: dict[str, Callable[[Abuse], contextlib.AbstractContextManager[None]]] =
 }
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("names", [[name] for name in ATTACKS] + [list(ATTACKS)], ids=" and ".join)
 def test_prometheus_is_served_while_another_address_attacks(
-    serve: Callable[..., Server], names: list[str]
+    serve: Callable[..., Server], tmp_path: Path, names: list[str], scheme: str
 ) -> None:
+    arguments, tls = [], None
+    if scheme == "https":
+        tls = Authority(tmp_path).context()
+        path = tmp_path / "web.yml"
+        path.write_text("tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n")
+        arguments.append(f"--web.config.file={path}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     try:
-        server = serve()  # with the rate limit that it has by default
-        abuse = Abuse(server)
+        server = serve(*arguments)  # with the rate limit that it has by default
+        abuse = Abuse(server, tls)
         with contextlib.ExitStack() as stack:
             for name in names:
                 stack.enter_context(ATTACKS[name](abuse))
             time.sleep(2)
             abuse.scrape(5, pause=3)
-        print(f"{' and '.join(names)}: slowest scrape {abuse.slowest:.3f} s")
+        print(f"{scheme}, {' and '.join(names)}: slowest scrape {abuse.slowest:.3f} s")
         abuse.assert_survived({200})
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -25,6 +26,7 @@ from tests.test_http import Server, serve
 __all__ = ["serve"]  # a fixture
 
 Serve = Callable[..., Server]
+PROJECT = Path(__file__).parent.parent
 
 
 def hashed(password: str) -> str:
@@ -357,6 +359,20 @@ def test_a_wrong_file_is_refused_with_the_reason(
     assert reason in raised.value.problem.reason
     assert str(path) in raised.value.problem.reason
     assert "\n" not in raised.value.problem.reason
+
+
+def test_the_documented_file_has_the_documented_password(path: Path, authority: Authority) -> None:
+    page = (PROJECT / "docs/https.md").read_text()
+    path.write_text(page.split("```yaml\n")[1].split("```")[0])
+    ((user, password),) = WebConfigFile(str(path)).current().users.items()
+    assert user == "prometheus"
+    assert bcrypt.checkpw(b"correct horse", password.encode())
+
+
+def test_every_key_is_documented() -> None:
+    table = (PROJECT / "docs/https.md").read_text().split("## All keys")[1].split("\n## ")[0]
+    for key in tls.TlsSettings.__struct_fields__:
+        assert re.search(rf"\b{key}\b", table), key
 
 
 def test_a_key_with_a_password_is_refused(path: Path, authority: Authority) -> None:

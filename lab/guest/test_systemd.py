@@ -25,9 +25,9 @@ CHECKOUT = Path("/root/checkout")
 UNITS = ("sriov-textfile", "sriov-textfile-kubernetes", "sriov-textfile-http")
 
 
-def documented(heading: str) -> str:
-    """Return the shell commands below a heading of docs/installation.md."""
-    text = (CHECKOUT / "docs/installation.md").read_text()
+def documented(heading: str, page: str = "installation") -> str:
+    """Return the shell commands below a heading of a page in docs/."""
+    text = (CHECKOUT / f"docs/{page}.md").read_text()
     section = text.split(f"## {heading}", 1)[1].split("\n## ")[0]
     return "\n".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
 
@@ -175,6 +175,48 @@ def test_the_http_service_serves_metrics() -> None:
     wait_for(page)
     assert page().count("sriov_vf_rx_bytes{") == 14
     assert re.search(r"^process_resident_memory_bytes ", page(), re.MULTILINE)
+
+
+def test_the_http_service_serves_https_to_users_as_documented() -> None:
+    """With a certificate, a key and a password that only a group may read."""
+    sh(f"cd {CHECKOUT} && make install-systemd")
+    key = "-newkey rsa:2048 -nodes -keyout server.key -out server.pem"
+    sh(f"cd /tmp && openssl req -x509 {key} -subj /CN=x -addext subjectAltName=IP:127.0.0.1")
+    page = (CHECKOUT / "docs/https.md").read_text()
+    Path("/tmp/web.yml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    section = page.split("## On a host")[1].split("\n## ")[0]
+    commands = re.findall(r"^# (?!systemctl edit)(.*)$", section, re.MULTILINE)
+    sh("cd /tmp && set -e\n" + "\n".join(commands))
+    dropin = Path("/etc/systemd/system/sriov-textfile-http.service.d/https.conf")
+    dropin.parent.mkdir()
+    dropin.write_text(section.split("```ini\n")[1].split("```")[0])
+    defaults = DEFAULTS.read_text()
+    DEFAULTS.write_text("".join(re.findall(r'SRIOV_TEXTFILE_HTTP_FLAGS=".+"', section)))
+    try:
+        sh("systemctl daemon-reload && systemctl start sriov-textfile-http.service")
+        curl = "curl -sS --cacert /tmp/server.pem"
+        url = "https://127.0.0.1:9808/metrics"
+        ask = f"{curl} --user 'prometheus:correct horse' {url} || true"
+        wait_for(lambda: sh(ask).count("sriov_vf_rx_bytes{") == 14)
+        assert sh(f"{curl} --user prometheus:wrong {url}") == "Unauthorized\n"
+    finally:
+        DEFAULTS.write_text(defaults)
+        dropin.unlink()
+        dropin.parent.rmdir()
+        sh("systemctl stop sriov-textfile-http.service && systemctl daemon-reload")
+
+
+def test_the_socket_starts_the_http_service() -> None:
+    sh(f"cd {CHECKOUT} && make install-systemd && systemctl daemon-reload")
+    defaults = DEFAULTS.read_text()
+    DEFAULTS.write_text('SRIOV_TEXTFILE_HTTP_FLAGS="--web.systemd-socket"')
+    try:
+        sh("systemctl start sriov-textfile-http.socket")
+        assert "inactive" in sh("systemctl is-active sriov-textfile-http.service || true")
+        assert sh("curl -sS http://127.0.0.1:9808/metrics").count("sriov_vf_rx_bytes{") == 14
+    finally:
+        sh("systemctl stop sriov-textfile-http.socket sriov-textfile-http.service")
+        DEFAULTS.write_text(defaults)
 
 
 def test_cron_writes_the_file() -> None:
