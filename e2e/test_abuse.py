@@ -62,6 +62,13 @@ class Abuse:
         assert self.server.resident_mib < 100
 
 
+def secured(folder: Path) -> tuple[list[str], ssl.SSLContext]:
+    """Return the flags of a server with TLS, and the settings of its clients."""
+    path = folder / "web.yml"
+    path.write_text("tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n")
+    return [f"--web.config.file={path}"], Authority(folder).context()
+
+
 @contextlib.contextmanager
 def twenty_requests_a_second(abuse: Abuse) -> Iterator[None]:
     """Ask for a page that does not exist."""
@@ -122,12 +129,7 @@ ATTACKS: dict[str, Callable[[Abuse], contextlib.AbstractContextManager[None]]] =
 def test_prometheus_is_served_while_another_address_attacks(
     serve: Callable[..., Server], tmp_path: Path, names: list[str], scheme: str
 ) -> None:
-    arguments, tls = [], None
-    if scheme == "https":
-        tls = Authority(tmp_path).context()
-        path = tmp_path / "web.yml"
-        path.write_text("tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n")
-        arguments.append(f"--web.config.file={path}")
+    arguments, tls = secured(tmp_path) if scheme == "https" else ([], None)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     try:
@@ -183,6 +185,23 @@ def test_a_client_that_never_reads_its_answers_costs_no_memory(
         abuse.scrape(2)
     assert server.resident_mib < before + 5
     abuse.assert_survived({200})
+
+
+def test_idle_tls_connections_of_many_addresses_cost_little_memory(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    arguments, tls = secured(tmp_path)
+    server = serve(*arguments)
+    abuse = Abuse(server, tls)
+    with contextlib.ExitStack() as stack:
+        for number in range(600):
+            address = ("127.0.0.1", server.port)
+            source = (f"127.0.1.{number % 30 + 1}", 0)
+            client = socket.create_connection(address, timeout=20, source_address=source)
+            stack.enter_context(tls.wrap_socket(client, server_hostname="127.0.0.1"))
+        abuse.scrape(2)
+        print(f"{server.resident_mib:.0f} MiB")
+        abuse.assert_survived({200})
 
 
 def test_a_client_with_the_address_of_prometheus_can_be_silent(

@@ -21,6 +21,7 @@ from sriov_textfile.problems import ProblemError
 # A scrape needs one connection and a few hundred bytes; the limits are against other clients.
 _CONNECTIONS = 512  # and at most half of the files that this process may open
 _CONNECTIONS_OF_ADDRESS = 64
+_TLS_SHARE = 4  # fewer connections with TLS: asyncio takes 256 KiB for each
 _HEADER_BYTES = 16384
 _FIRST_REQUEST_SECONDS = 5.0  # from the connection to the end of the request, handshake included
 _NEXT_REQUEST_SECONDS = 30.0  # from one request to the end of the next, answer included
@@ -40,7 +41,9 @@ class Server:
         self._log = log
         self._logged = -_LOG_SECONDS
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = max(min(_CONNECTIONS, files // 2), 1)
+        share = _TLS_SHARE if tls else 1
+        self._most = max(min(_CONNECTIONS // share, files // 2), 1)
+        self._most_of_address = _CONNECTIONS_OF_ADDRESS // share
         # The least recently active connection first.
         self._connections: OrderedDict[Connection, None] = OrderedDict()
         self._of_address: dict[str, OrderedDict[Connection, None]] = {}
@@ -85,7 +88,7 @@ class Server:
 
     def _add(self, connection: Connection) -> None:
         siblings = self._of_address.setdefault(connection.address, OrderedDict())
-        if len(siblings) >= _CONNECTIONS_OF_ADDRESS:
+        if len(siblings) >= self._most_of_address:
             self._make_room(siblings)
         if len(self._connections) >= self._most:
             self._make_room(self._connections)
