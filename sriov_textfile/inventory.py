@@ -266,7 +266,7 @@ def _cpus(snapshot: Snapshot) -> Cpus:
         except ProblemError:  # kubepodcpu reports it.
             pass
         try:
-            cpus.cgroups = snapshot.cgroup_root
+            cpus.cgroups = snapshot.pod_cgroups.root
         except ProblemError:
             pass
     return cpus

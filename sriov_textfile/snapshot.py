@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sriov_textfile.config import Config
     from sriov_textfile.host.pci import Pf
     from sriov_textfile.host.rtnetlink import Link, Rtnetlink
-    from sriov_textfile.kubelet.cgroups import Container
+    from sriov_textfile.kubelet.cgroups import Container, Tree
     from sriov_textfile.kubelet.cpu_manager import Checkpoint
     from sriov_textfile.kubelet.podresources import PodDevice
     from sriov_textfile.log import Log
@@ -221,19 +221,19 @@ class Snapshot:
         )
 
     @property
-    def cgroup_root(self) -> str:
-        """The directory of the pods' cgroups; raises ProblemError."""
+    def pod_cgroups(self) -> Tree:
+        """The cgroups of the pods; raises ProblemError."""
         from sriov_textfile.kubelet import cgroups
 
         path = self.config.kubecgroup
 
-        def find() -> str:
-            root = cgroups.find_root(path)
-            self.log.debug("pods' cgroups", path=root)
-            return root
+        def find() -> Tree:
+            tree = cgroups.find(path)
+            self.log.debug("pods' cgroups", path=tree.root)
+            return tree
 
         return self._once(
-            "cgroup_root",
+            "pod_cgroups",
             path,
             find,
             lambda error: _missing("path.kubecgroup", cause(error), error),
@@ -244,7 +244,7 @@ class Snapshot:
         """The CPUs that pods may use, as configured and as in effect; raises ProblemError."""
         from sriov_textfile.kubelet import cgroups
 
-        root = self.cgroup_root
+        root = self.pod_cgroups.root
         return self._once(
             "pool_cpus",
             root,
@@ -259,13 +259,15 @@ class Snapshot:
         """The containers of all pods with their cpusets, in a fixed order; raises ProblemError."""
         from sriov_textfile.kubelet import cgroups
 
-        root = self.cgroup_root
+        tree = self.pod_cgroups
         return self._once(
             "containers",
-            root,
-            lambda: list(cgroups.containers(root, self.skip)),
+            tree.root,
+            lambda: list(cgroups.containers(tree, self.skip)),
             lambda error: _missing(
-                "path.kubecgroup", f"cannot read the pods' cgroups in {cause(error, root)}", error
+                "path.kubecgroup",
+                f"cannot read the pods' cgroups in {cause(error, tree.root)}",
+                error,
             ),
         )
 

@@ -319,6 +319,35 @@ def test_invalid_cpu_lists_are_rejected(text: str) -> None:
         parse_cpu_list(text)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
+def test_the_other_drivers_empty_directory_does_not_hide_the_pods(
+    host: Host, tmp_path: Path, layout: Layout
+) -> None:
+    """It remains when a node's cgroup driver is changed without a reboot."""
+    node = SimulatedNode(tmp_path / "node", PODS, layout=layout)
+    other = "kubepods" if layout.driver == "systemd" else "kubepods.slice"
+    (node.cgroups.parent / other).mkdir()
+    (node.cgroups.parent / other / "cpuset.cpus").write_text("\n")
+    path = tmp_path / "node/sys/fs/cgroup/cpuset/kubepods/"
+    run = collect(host, node, f"--path.kubecgroup={path}")
+    assert sorted(pod_cpus(run)) == sorted(EXPECTED)
+    assert (run.log, success(run)) == ("", "1")
+
+
+def test_cpus_that_containers_of_a_pod_share_are_not_exclusive(host: Host, tmp_path: Path) -> None:
+    """As with the kubelet's feature gate PodLevelResourceManagers."""
+    containers = [
+        SimulatedContainer("app", A, "2-3"),
+        SimulatedContainer("helper", B, "4-5"),
+        SimulatedContainer("log", C, "4-5"),
+    ]
+    run = collect(
+        host, SimulatedNode(tmp_path / "node", [SimulatedPod("p", "core", UID, containers)])
+    )
+    assert pod_cpus(run) == [(UID, A, "2", "0"), (UID, A, "3", "0")]
+    assert (run.log, success(run)) == ("", "1")
+
+
 # --- failures -----------------------------------------------------------------------------------
 
 

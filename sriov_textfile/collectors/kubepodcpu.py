@@ -17,7 +17,9 @@ def collect(snapshot: Snapshot) -> Iterator[Family]:
 
     A container has exclusive CPUs if its cpuset is set, differs from the CPUs that all pods
     together may use, and has no CPU of the CPU manager's default set, on which the shared pool
-    runs. (When that set changes, containers in the pool keep the old one for some seconds.)
+    runs. (When that set changes, containers in the pool keep the old one for some seconds.) A CPU
+    of several containers is exclusive to none: the containers of a pod may share the pod's CPUs
+    (PodLevelResourceManagers).
     """
     info = Family("sriov_cpu_info", "gauge", "A CPU that is online, and its NUMA node.")
     nodes = snapshot.numa_nodes
@@ -32,15 +34,23 @@ def collect(snapshot: Snapshot) -> Iterator[Family]:
         default = snapshot.cpu_checkpoint.default_cpus
     except ProblemError as error:  # Without it, only the other two conditions apply.
         snapshot.skip(error.problem)
-    for container in snapshot.containers:
-        exclusive = container.cpus not in pool and container.cpus.isdisjoint(default)
-        if container.cpus and exclusive:
-            for cpu in sorted(container.cpus):
-                series = labels(
-                    container_id=container.id,
-                    cpu_id=str(cpu),
-                    numa_node=nodes.get(cpu, ""),
-                    uid=container.pod_uid,
-                )
-                family.add(series, 1)
+    candidates = [
+        container
+        for container in snapshot.containers
+        if container.cpus and container.cpus not in pool and container.cpus.isdisjoint(default)
+    ]
+    seen: set[int] = set()
+    shared: set[int] = set()
+    for container in candidates:
+        shared |= seen & container.cpus
+        seen |= container.cpus
+    for container in candidates:
+        for cpu in sorted(container.cpus - shared):
+            series = labels(
+                container_id=container.id,
+                cpu_id=str(cpu),
+                numa_node=nodes.get(cpu, ""),
+                uid=container.pod_uid,
+            )
+            family.add(series, 1)
     yield family

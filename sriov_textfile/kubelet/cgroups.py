@@ -32,6 +32,7 @@ _CONTAINER = re.compile(r"(?:([a-z][a-z-]*)-)?([0-9a-f]{20,})(?:\.scope)?")
 
 # Where the pods' cgroups are below /sys/fs/cgroup: v2, then v1, with either driver.
 _INSIDE = ("kubepods.slice", "kubepods", "cpuset/kubepods.slice", "cpuset/kubepods")
+_ENDINGS = ("/kubepods", "/kubepods.slice")
 
 
 class Container:
@@ -45,11 +46,23 @@ class Container:
         self.cpus = cpus
 
 
-def find_root(path: str) -> str:
-    """Return the directory of the pods' cgroups: `path`, or its equivalent on this node.
+class Tree:
+    """The directory of the pods' cgroups, and each pod's uid and cgroup in a fixed order."""
+
+    __slots__ = ("pods", "root")
+
+    def __init__(self, root: str, pods: list[tuple[str, str]]) -> None:
+        self.root = root
+        self.pods = pods
+
+
+def find(path: str) -> Tree:
+    """Return the pods' cgroups at `path`, or at its equivalent on this node.
 
     `path` is the directory with cgroup v1 and the cgroupfs driver, …/cpuset/kubepods, or else the
-    root of a cgroup tree. Raises FileNotFoundError with all the paths that were tried.
+    root of a cgroup tree. A node whose cgroup driver was changed keeps the other driver's
+    directory without pods, so a directory with pods goes before an earlier one without. Raises
+    FileNotFoundError with all the paths that were tried, and OSError.
     """
     path = path.rstrip("/")
     parent, _, name = path.rpartition("/")
@@ -60,16 +73,27 @@ def find_root(path: str) -> str:
         if parent.endswith("/cpuset"):  # a controller of v1; v2 has one tree for all
             parent = parent.removesuffix("/cpuset")
             places += [f"{parent}/{name}.slice", f"{parent}/{name}"]
+    empty = ""
     for place in places:
-        if _has_pods(place):
-            return place
+        names = _folders(place)
+        kinds = [name for name in names if _QOS.fullmatch(name)]
+        pods = [
+            pod for kind in kinds for pod in _pods(f"{place}/{kind}", _folders(f"{place}/{kind}"))
+        ]
+        pods += _pods(place, names)
+        if pods:
+            return Tree(place, pods)
+        if not empty and (kinds or (place.endswith(_ENDINGS) and os.path.isdir(place))):
+            empty = place
+    if empty:
+        return Tree(empty, [])
     raise FileNotFoundError(f"there are no pod cgroups at {' or '.join(places)}")
 
 
-def _has_pods(folder: str) -> bool:
-    if folder.endswith(("/kubepods", "/kubepods.slice")):
-        return os.path.isdir(folder)
-    return any(_POD.fullmatch(name) or _QOS.fullmatch(name) for name in _folders(folder))
+def _pods(folder: str, names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return uid and cgroup of the pods among the directories of a cgroup."""
+    matches = [(_POD.fullmatch(name), name) for name in names]
+    return [(pod[1].replace("_", "-"), f"{folder}/{name}") for pod, name in matches if pod]
 
 
 def pool_cpus(root: str) -> list[frozenset[int]]:
@@ -82,42 +106,30 @@ def pool_cpus(root: str) -> list[frozenset[int]]:
     return [cpus for cpus in sets if cpus]
 
 
-def containers(root: str, skip: Skip) -> Iterator[Container]:
+def containers(tree: Tree, skip: Skip) -> Iterator[Container]:
     """Yield the containers of all pods, in the order of the cgroups' names.
 
     A container that disappears meanwhile is left out; a container whose cpuset cannot be read is
-    passed to `skip` and left out. Raises OSError if `root` itself cannot be read.
+    passed to `skip` and left out.
     """
-    names = sorted(os.listdir(root))
-    for name in names:
-        if _QOS.fullmatch(name):
-            yield from _pod_containers(f"{root}/{name}", _folders(f"{root}/{name}"), skip)
-    yield from _pod_containers(root, names, skip)
-
-
-def _pod_containers(folder: str, names: Iterable[str], skip: Skip) -> Iterator[Container]:
-    for name in names:
-        if pod := _POD.fullmatch(name):
-            uid = pod[1].replace("_", "-")
-            cgroup = f"{folder}/{name}"
-            try:
-                scopes = _folders(cgroup)
-            except OSError as error:
-                reason = f"cannot read the containers of pod {uid}: {cause(error)}"
-                skip(Problem("unreadable", cgroup, reason))
-                continue
-            for scope in scopes:
-                container = _CONTAINER.fullmatch(scope)
-                # CRI-O runs each container's monitor in a scope next to it.
-                if container and not (container[1] or "").endswith("conmon"):
-                    try:
-                        cpus = _cpuset(f"{cgroup}/{scope}")
-                    except (OSError, ValueError) as error:
-                        reason = f"cannot read the cpuset of container {container[2]}"
-                        reason = f"{reason}: {cause(error)}"
-                        skip(Problem("unreadable", f"{cgroup}/{scope}", reason))
-                    else:
-                        yield Container(uid, container[2], cpus)
+    for uid, cgroup in tree.pods:
+        try:
+            scopes = _folders(cgroup)
+        except OSError as error:
+            reason = f"cannot read the containers of pod {uid}: {cause(error)}"
+            skip(Problem("unreadable", cgroup, reason))
+            continue
+        for scope in scopes:
+            container = _CONTAINER.fullmatch(scope)
+            # CRI-O runs each container's monitor in a scope next to it.
+            if container and not (container[1] or "").endswith("conmon"):
+                try:
+                    cpus = _cpuset(f"{cgroup}/{scope}")
+                except (OSError, ValueError) as error:
+                    reason = f"cannot read the cpuset of container {container[2]}: {cause(error)}"
+                    skip(Problem("unreadable", f"{cgroup}/{scope}", reason))
+                else:
+                    yield Container(uid, container[2], cpus)
 
 
 def _cpuset(cgroup: str) -> frozenset[int]:
