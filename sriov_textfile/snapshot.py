@@ -6,6 +6,7 @@ same ProblemError.
 
 from __future__ import annotations
 
+import os
 import time
 
 from sriov_textfile.deadline import Task
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from sriov_textfile.host.rtnetlink import Link, Rtnetlink
     from sriov_textfile.kubelet.cgroups import Container, Tree
     from sriov_textfile.kubelet.cpu_manager import Checkpoint
-    from sriov_textfile.kubelet.podresources import PodDevice
+    from sriov_textfile.kubelet.podresources import PodResources
     from sriov_textfile.log import Log
 
     Value = TypeVar("Value")
@@ -236,7 +237,9 @@ class Snapshot:
             "pod_cgroups",
             path,
             find,
-            lambda error: _missing("path.kubecgroup", cause(error), error),
+            lambda error: _missing(
+                "path.kubecgroup", f"cannot find the pods' cgroups: {cause(error)}", error
+            ),
         )
 
     @property
@@ -287,17 +290,17 @@ class Snapshot:
         )
 
     @property
-    def pod_devices(self) -> list[PodDevice]:
-        """The PCI devices of all containers, from the kubelet; raises ProblemError."""
+    def pod_resources(self) -> PodResources:
+        """The devices and CPUs of all containers, from the kubelet; raises ProblemError."""
         path = self.config.kubeletsocket
 
         def problem(error: Exception) -> Problem:
             return Problem("kubelet", path, cause(error), getattr(error, "hint", ""))
 
         reading = f"the pods' devices from the kubelet at {path}"
-        return self._once("pod_devices", reading, self._ask_kubelet, problem)
+        return self._once("pod_resources", reading, self._ask_kubelet, problem)
 
-    def _ask_kubelet(self) -> list[PodDevice]:
+    def _ask_kubelet(self) -> PodResources:
         try:
             from sriov_textfile.kubelet import podresources
         except Exception as error:  # protobuf raises its own errors for mismatched versions
@@ -305,7 +308,41 @@ class Snapshot:
 
             raise ProblemError(packages.problem("kubepoddevice", error)) from None
         seconds = self._share(_KUBELET_SHARE)
-        return podresources.pod_devices(self.config.kubeletsocket, seconds)
+        return podresources.pod_resources(self.config.kubeletsocket, seconds)
+
+    @property
+    def assigned_devices(self) -> dict[str, set[str]]:
+        """The IDs of pods' devices by uid, from the kubelet's checkpoint; raises ProblemError."""
+        from sriov_textfile.kubelet import devices
+
+        folder = os.path.dirname(self.config.cpucheckpoint)
+        path = f"{folder}/device-plugins/kubelet_internal_checkpoint"
+        return self._once(
+            "assigned_devices",
+            path,
+            lambda: devices.read_checkpoint(path),
+            lambda error: _missing(
+                "path.cpucheckpoint", f"cannot read {cause(error, path)}", error
+            ),
+        )
+
+    def auxiliary_function(self, name: str) -> tuple[str, str]:
+        """Return PF's address and netdev of an auxiliary device; raises ProblemError."""
+        from sriov_textfile.host import auxiliary
+
+        bus = os.path.dirname(os.path.dirname(self.config.sysbuspci.rstrip("/")))
+        root = f"{bus}/auxiliary/devices"
+        return self._once(
+            ("auxiliary", name),
+            f"auxiliary device {name}",
+            lambda: auxiliary.function(root, name),
+            lambda error: Problem(
+                "unreadable",
+                name,
+                f"cannot read PF and netdev of {cause(error, f'{root}/{name}')}",
+                "in a container, mount /sys/bus from the host",
+            ),
+        )
 
     def _once(
         self,

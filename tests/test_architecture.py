@@ -141,13 +141,13 @@ def test_a_run_reads_nothing_twice(
 ) -> None:
     host, flags = machine
     calls = []
-    pod_devices = podresources.pod_devices
+    pod_resources = podresources.pod_resources
 
-    def list_pods(path: str, seconds: float) -> list[podresources.PodDevice]:
+    def list_pods(path: str, seconds: float) -> podresources.PodResources:
         calls.append(path)
-        return pod_devices(path, seconds)
+        return pod_resources(path, seconds)
 
-    monkeypatch.setattr(podresources, "pod_devices", list_pods)
+    monkeypatch.setattr(podresources, "pod_resources", list_pods)
     with counted_opens(tmp_path, monkeypatch) as opened:
         host.collect(command, *flags)
     assert len(opened) > 100

@@ -623,7 +623,8 @@ def test_a_series_of_two_pods_is_a_finding(make_host: MakeHost, tmp_path: Path) 
     flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"]
     with node.running():
         found = findings(host, *flags)
-    assert [finding["code"] for finding in found] == ["repeated-series", "repeated-series"]
+    # Two devices and two CPUs.
+    assert [finding["code"] for finding in found] == ["repeated-series"] * 4
 
 
 def test_doctor_does_not_log_what_a_collection_logs(make_host: MakeHost, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import socket
 import subprocess
 import sys
@@ -18,11 +19,18 @@ import grpc
 import pytest
 
 from sriov_textfile.kubelet.podresources import LIST
+from sriov_textfile.kubelet.podresources_pb2 import (
+    ClaimResource,
+    ContainerResources,
+    DynamicResource,
+    ListPodResourcesResponse,
+    PodResources,
+)
 from sriov_textfile.simulate.host import SimulatedPf
 from sriov_textfile.simulate.kubelet import response
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
-from tests.conftest import WITHOUT_PRIVILEGE, MakeHost, Run
+from tests.conftest import WITHOUT_PRIVILEGE, Host, MakeHost, Run
 
 PROJECT = Path(__file__).parent.parent
 
@@ -73,7 +81,11 @@ def test_a_vf_of_the_device_plugin_is_exported(collect: Callable[..., Run], tmp_
 
 @pytest.mark.parametrize(
     ("name", "address"),
-    [("0000-08-00-1", "0000:08:00.1"), ("10000-af-1f-7", "10000:af:1f.7")],
+    [
+        ("0000-08-00-1", "0000:08:00.1"),  # dra-driver-sriov
+        ("10000-af-1f-7", "10000:af:1f.7"),
+        ("pci-0000-8a-00-0", "0000:8a:00.0"),  # dranet
+    ],
 )
 def test_a_vf_of_a_dra_claim_is_exported(
     collect: Callable[..., Run], tmp_path: Path, name: str, address: str
@@ -101,8 +113,8 @@ def test_devices_without_a_pci_address_are_left_out(
     with simulated.running():
         run = collect(simulated)
     assert [line.split('pciAddr="')[1].split('"')[0] for line in pod_devices(run)] == [
-        "10000:01:00.5",
         "0000:3B:02.1",
+        "10000:01:00.5",
     ]
     assert run.log == ""
 
@@ -152,6 +164,251 @@ def test_a_response_larger_than_4_mib_is_accepted(
         run = collect(simulated, "--log.level=error")
     assert success(run) == "1"
     assert len(pod_devices(run)) == 16 * 256
+
+
+def test_a_device_of_which_a_container_has_two_shares_is_exported_once(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    claims = [
+        ClaimResource(driver_name="dra.net", device_name="pci-0000-8a-00-0", share_id=share)
+        for share in ("one", "two")
+    ]
+    container = ContainerResources(
+        name="app", dynamic_resources=[DynamicResource(claim_resources=claims)]
+    )
+    answer = ListPodResourcesResponse(
+        pod_resources=[PodResources(name="p", namespace="core", containers=[container])]
+    )
+    simulated = node(tmp_path)
+    with serving(simulated.socket, answer.SerializeToString()):
+        run = collect(simulated)
+    assert len(pod_devices(run)) == 1
+    assert (run.log, success(run)) == ("", "1")
+
+
+def test_the_order_does_not_depend_on_the_kubelets(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    pods = [pod(f"p{n}", {"intel.com/sriov": [f"0000:3b:0{n}.1"]}) for n in range(8)]
+    pages = []
+    for order in (pods, pods[::-1]):
+        simulated = node(tmp_path, *order)
+        with simulated.running():
+            pages.append(pod_devices(collect(simulated)))
+    assert pages[0] == pages[1]
+
+
+# --- scalable functions ---------------------------------------------------------------------
+
+
+def auxiliary_devices(run: Run) -> list[str]:
+    start = "sriov_kubepod_auxiliary_device{"
+    return [line for line in run.out.splitlines() if line.startswith(start)]
+
+
+@pytest.mark.parametrize("netdev", ["p0sf88", ""])
+def test_a_scalable_function_is_exported_with_its_pf_and_netdev(
+    make_host: MakeHost, tmp_path: Path, netdev: str
+) -> None:
+    host = make_host(SimulatedPf())
+    host.add_auxiliary_device(host.pfs[0], "mlx5_core.sf.4", netdev)
+    simulated = node(tmp_path, pod("p", {"nvidia.com/sf": ["mlx5_core.sf.4"]}))
+    with simulated.running():
+        path = f"--path.kubeletSocket={simulated.socket}"
+        run = host.collect("--collector.kubepoddevice", path)
+    assert auxiliary_devices(run) == [
+        'sriov_kubepod_auxiliary_device{container="app",dev_type="nvidia.com/sf",'
+        f'device="mlx5_core.sf.4",namespace="core",netdev="{netdev}",'
+        f'pciAddr="{host.pfs[0].address}",pod="p"}} 1'
+    ]
+    assert pod_devices(run) == []
+    assert (run.log, success(run)) == ("", "1")
+
+
+def test_a_scalable_function_that_sysfs_does_not_have_is_skipped(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    simulated = node(tmp_path, pod("p", {"nvidia.com/sf": ["mlx5_core.sf.4"]}))
+    with simulated.running():
+        run = collect(simulated)
+    assert auxiliary_devices(run) == []
+    assert "code=unreadable subject=mlx5_core.sf.4" in run.log
+    assert run.value("sriov_scrape_collector_skipped", collector="kubepoddevice") == "1"
+
+
+# --- CPUs and pools -------------------------------------------------------------------------
+
+
+POOLS = {
+    "intel.com/sriov": {
+        0: ["0000:3b:02.0", "0000:3b:02.1", "0000:3b:02.2"],
+        1: ["0000:af:02.0"],
+    },
+    "nvidia.com/gpu": {0: ["GPU-1"]},
+    "nvidia.com/sf": {0: ["mlx5_core.sf.4"]},
+}
+
+
+def sampled(run: Run, name: str) -> dict[str, str]:
+    return {
+        line.split("{")[1].split("}")[0]: line.split()[-1]
+        for line in run.out.splitlines()
+        if line.startswith(name + "{")
+    }
+
+
+def test_all_metrics_of_the_kubelet(
+    make_host: MakeHost, tmp_path: Path, golden: Callable[[str, str], None]
+) -> None:
+    host = make_host(SimulatedPf(vfs=1))
+    host.add_auxiliary_device(host.pfs[0], "mlx5_core.sf.4", "p0sf88")
+    devices = {"intel.com/sriov": ["0000:3b:02.1"], "nvidia.com/sf": ["mlx5_core.sf.4"]}
+    claims = {"dra.net": ["pci-0000-8a-00-0"]}
+    app = SimulatedContainer("app", "a" * 64, "2,6", devices, claims)
+    other = SimulatedContainer("other", "b" * 64, "3")
+    pods = [SimulatedPod("upf", "core", "1" * 32, [other, app])]
+    simulated = SimulatedNode(tmp_path / "node", pods, pools=POOLS)
+    with simulated.running():
+        run = host.collect(
+            "--collector.kubepoddevice",
+            "--no-collector.vfstats",
+            "--no-collector.pfinfo",
+            f"--path.kubeletSocket={simulated.socket}",
+            f"--path.nodecpuinfo={simulated.nodes}",
+        )
+    assert run.log == ""
+    golden("kubepoddevice.prom", run.out)
+
+
+def test_a_pool_whose_devices_are_all_free_has_zero_allocated(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    simulated = SimulatedNode(tmp_path / "node", [pod("p", {})], pools=POOLS)
+    with simulated.running():
+        run = collect(simulated)
+    assert sampled(run, "sriov_device_allocated") == {
+        'dev_type="intel.com/sriov",numa_node="0"': "0",
+        'dev_type="intel.com/sriov",numa_node="1"': "0",
+    }
+
+
+def test_a_device_in_use_that_is_no_longer_healthy_is_allocated(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    user = pod("p", {"intel.com/sriov": ["0000:3b:03.7"]})
+    simulated = SimulatedNode(tmp_path / "node", [user], pools=POOLS)
+    with simulated.running():
+        run = collect(simulated)
+    assert sampled(run, "sriov_device_allocated")['dev_type="intel.com/sriov",numa_node=""'] == "1"
+    assert len(sampled(run, "sriov_device_allocatable")) == 2
+
+
+def test_a_kubelet_without_allocatable_resources_is_no_failure(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    """As Kubernetes 1.20."""
+    simulated = SimulatedNode(
+        tmp_path / "node", [pod("p", {"intel.com/sriov": ["0000:3b:02.1"]})], pools=POOLS
+    )
+    with simulated.running("lacks GetAllocatableResources"):
+        run = collect(simulated)
+    assert (len(pod_devices(run)), run.log, success(run)) == (1, "", "1")
+    assert sampled(run, "sriov_device_allocatable") == {}
+
+
+def test_cpus_that_a_pods_containers_share_have_no_container(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    """As with Kubernetes 1.37 and PodLevelResourceManagers."""
+    container = ContainerResources(name="app", cpu_ids=[2])
+    answer = ListPodResourcesResponse(
+        pod_resources=[
+            PodResources(name="p", namespace="core", containers=[container], cpu_ids=[2, 3])
+        ]
+    )
+    simulated = node(tmp_path)
+    with serving(simulated.socket, answer.SerializeToString()):
+        run = collect(simulated, f"--path.nodecpuinfo={simulated.nodes}")
+    assert list(sampled(run, "sriov_container_cpu")) == [
+        'container="",cpu_id="3",namespace="core",numa_node="0",pod="p"',
+        'container="app",cpu_id="2",namespace="core",numa_node="0",pod="p"',
+    ]
+
+
+# --- a kubelet that has just started --------------------------------------------------------
+
+
+ASSIGNED = """{"Data": {"PodDeviceEntries": [{"PodUID": "%s", "ContainerName": "app",
+"ResourceName": "intel.com/sriov", "DeviceIDs": {"0": ["%s"]}}], "RegisteredDevices": {}}}"""
+
+
+def restarted(tmp_path: Path, assigned: str, *listed: SimulatedPod) -> SimulatedNode:
+    """Return a node that runs a pod, and whose kubelet lists other pods, if any."""
+    running = pod("running", {"intel.com/sriov": ["0000:3b:02.1"]})
+    simulated = SimulatedNode(tmp_path / "node", [running])
+    simulated.pods = listed
+    checkpoint = simulated.checkpoint.parent / "device-plugins/kubelet_internal_checkpoint"
+    checkpoint.parent.mkdir()
+    checkpoint.write_text(ASSIGNED % (running.uid, assigned))
+    return simulated
+
+
+def collect_all(host: Host, simulated: SimulatedNode) -> Run:
+    with simulated.running():
+        return host.collect(*simulated.flags, "--no-collector.kubepodcpu")
+
+
+def test_a_kubelet_that_lists_no_pods_although_some_run_is_a_failure(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    run = collect_all(make_host(SimulatedPf()), restarted(tmp_path, "0000:3b:02.1"))
+    assert success(run) == "0"
+    assert "code=kubelet-not-ready" in run.log
+    assert len(run.log.splitlines()) == 1
+
+
+def test_a_kubelet_that_does_not_list_a_running_pod_with_devices_is_a_failure(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    other = pod("other", {"intel.com/sriov": ["0000:3b:02.2"]})
+    run = collect_all(make_host(SimulatedPf()), restarted(tmp_path, "0000:3b:02.1", other))
+    assert len(pod_devices(run)) == 1
+    assert success(run) == "0"
+    assert "code=kubelet-not-ready" in run.log
+
+
+@pytest.mark.parametrize("assigned", ["0000:3b:02.2", "GPU-1"])
+def test_a_pod_without_a_missing_device_is_no_failure(
+    make_host: MakeHost, tmp_path: Path, assigned: str
+) -> None:
+    other = pod("other", {"intel.com/sriov": ["0000:3b:02.2"]})
+    run = collect_all(make_host(SimulatedPf()), restarted(tmp_path, assigned, other))
+    assert (success(run), run.log) == ("1", "")
+
+
+def test_later_a_device_that_is_not_listed_is_no_failure(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    """A device of an init container is never listed."""
+    other = pod("other", {"intel.com/sriov": ["0000:3b:02.2"]})
+    simulated = restarted(tmp_path, "0000:3b:02.1", other)
+    with simulated.running():
+        earlier = time.time() - 300
+        os.utime(simulated.socket, (earlier, earlier))
+        run = make_host(SimulatedPf()).collect(*simulated.flags, "--no-collector.kubepodcpu")
+    assert (success(run), run.log) == ("1", "")
+
+
+def test_in_a_pod_a_kubelet_without_pods_is_a_failure(
+    collect: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program's own pod is missing."""
+    simulated = node(tmp_path)
+    with simulated.running():
+        nowhere = "--path.kubecgroup=/nowhere/kubepods"
+        assert success(collect(simulated, nowhere)) == "1"
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+        assert success(collect(simulated, nowhere)) == "0"
 
 
 # --- other implementations of the API -------------------------------------------------------
@@ -380,7 +637,7 @@ def test_a_response_with_more_devices_than_a_host_can_have_is_reported(
     with simulated.running():
         run = collect(simulated)
     assert_only_pods_are_missing(
-        run, f"the kubelet at {simulated.socket} lists more than 65536 PCI devices"
+        run, f"the kubelet at {simulated.socket} lists more than 65536 devices or CPUs"
     )
 
 

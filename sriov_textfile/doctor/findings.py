@@ -34,6 +34,7 @@ _MEANINGS = {
     "reader-failed": "counters are missing unless another reader has them, and"
     " sriov_scrape_collector_success is 0",
     "kubelet": "it is unknown which pod uses which VF: sriov_kubepoddevice is missing",
+    "kubelet-not-ready": "devices and CPUs of some pods are missing until the kubelet lists them",
     "missing-package": "the collector that needs it exports no metrics",
     "web-config": "serve does not start, or refuses all requests until the file is right",
     "unexpected": "metrics are missing or incomplete, and sriov_scrape_collector_success is 0",

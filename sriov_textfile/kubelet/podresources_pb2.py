@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sriov_textfile/kubelet/podresources.proto\x12\x16sriov_textfile.kubelet\"\x19\n\x17ListPodResourcesRequest\"W\n\x18ListPodResourcesResponse\x12;\n\rpod_resources\x18\x01 \x03(\x0b\x32$.sriov_textfile.kubelet.PodResources\"o\n\x0cPodResources\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12>\n\ncontainers\x18\x03 \x03(\x0b\x32*.sriov_textfile.kubelet.ContainerResources\"\xa1\x01\n\x12\x43ontainerResources\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x39\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32(.sriov_textfile.kubelet.ContainerDevices\x12\x42\n\x11\x64ynamic_resources\x18\x05 \x03(\x0b\x32\'.sriov_textfile.kubelet.DynamicResource\"=\n\x10\x43ontainerDevices\x12\x15\n\rresource_name\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\"Q\n\x0f\x44ynamicResource\x12>\n\x0f\x63laim_resources\x18\x04 \x03(\x0b\x32%.sriov_textfile.kubelet.ClaimResource\"9\n\rClaimResource\x12\x13\n\x0b\x64river_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sriov_textfile/kubelet/podresources.proto\x12\x16sriov_textfile.kubelet\"\x19\n\x17ListPodResourcesRequest\"W\n\x18ListPodResourcesResponse\x12;\n\rpod_resources\x18\x01 \x03(\x0b\x32$.sriov_textfile.kubelet.PodResources\"\x1d\n\x1b\x41llocatableResourcesRequest\"\xa3\x01\n\x1c\x41llocatableResourcesResponse\x12\x39\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32(.sriov_textfile.kubelet.ContainerDevices\x12\x0f\n\x07\x63pu_ids\x18\x02 \x03(\x03\x12\x37\n\x06memory\x18\x03 \x03(\x0b\x32\'.sriov_textfile.kubelet.ContainerMemory\"\xb9\x01\n\x0cPodResources\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12>\n\ncontainers\x18\x03 \x03(\x0b\x32*.sriov_textfile.kubelet.ContainerResources\x12\x0f\n\x07\x63pu_ids\x18\x04 \x03(\x03\x12\x37\n\x06memory\x18\x05 \x03(\x0b\x32\'.sriov_textfile.kubelet.ContainerMemory\"\xeb\x01\n\x12\x43ontainerResources\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x39\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32(.sriov_textfile.kubelet.ContainerDevices\x12\x0f\n\x07\x63pu_ids\x18\x03 \x03(\x03\x12\x37\n\x06memory\x18\x04 \x03(\x0b\x32\'.sriov_textfile.kubelet.ContainerMemory\x12\x42\n\x11\x64ynamic_resources\x18\x05 \x03(\x0b\x32\'.sriov_textfile.kubelet.DynamicResource\"l\n\x0f\x43ontainerMemory\x12\x13\n\x0bmemory_type\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x36\n\x08topology\x18\x03 \x01(\x0b\x32$.sriov_textfile.kubelet.TopologyInfo\"u\n\x10\x43ontainerDevices\x12\x15\n\rresource_name\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\x12\x36\n\x08topology\x18\x03 \x01(\x0b\x32$.sriov_textfile.kubelet.TopologyInfo\"?\n\x0cTopologyInfo\x12/\n\x05nodes\x18\x01 \x03(\x0b\x32 .sriov_textfile.kubelet.NUMANode\"\x16\n\x08NUMANode\x12\n\n\x02ID\x18\x01 \x01(\x03\"~\n\x0f\x44ynamicResource\x12\x12\n\nclaim_name\x18\x02 \x01(\t\x12\x17\n\x0f\x63laim_namespace\x18\x03 \x01(\t\x12>\n\x0f\x63laim_resources\x18\x04 \x03(\x0b\x32%.sriov_textfile.kubelet.ClaimResource\"\xa8\x01\n\rClaimResource\x12\x36\n\x0b\x63\x64i_devices\x18\x01 \x03(\x0b\x32!.sriov_textfile.kubelet.CDIDevice\x12\x13\n\x0b\x64river_name\x18\x02 \x01(\t\x12\x11\n\tpool_name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x04 \x01(\t\x12\x15\n\x08share_id\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_share_id\"\x19\n\tCDIDevice\x12\x0c\n\x04name\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPODRESOURCESREQUEST']._serialized_end=94
   _globals['_LISTPODRESOURCESRESPONSE']._serialized_start=96
   _globals['_LISTPODRESOURCESRESPONSE']._serialized_end=183
-  _globals['_PODRESOURCES']._serialized_start=185
-  _globals['_PODRESOURCES']._serialized_end=296
-  _globals['_CONTAINERRESOURCES']._serialized_start=299
-  _globals['_CONTAINERRESOURCES']._serialized_end=460
-  _globals['_CONTAINERDEVICES']._serialized_start=462
-  _globals['_CONTAINERDEVICES']._serialized_end=523
-  _globals['_DYNAMICRESOURCE']._serialized_start=525
-  _globals['_DYNAMICRESOURCE']._serialized_end=606
-  _globals['_CLAIMRESOURCE']._serialized_start=608
-  _globals['_CLAIMRESOURCE']._serialized_end=665
+  _globals['_ALLOCATABLERESOURCESREQUEST']._serialized_start=185
+  _globals['_ALLOCATABLERESOURCESREQUEST']._serialized_end=214
+  _globals['_ALLOCATABLERESOURCESRESPONSE']._serialized_start=217
+  _globals['_ALLOCATABLERESOURCESRESPONSE']._serialized_end=380
+  _globals['_PODRESOURCES']._serialized_start=383
+  _globals['_PODRESOURCES']._serialized_end=568
+  _globals['_CONTAINERRESOURCES']._serialized_start=571
+  _globals['_CONTAINERRESOURCES']._serialized_end=806
+  _globals['_CONTAINERMEMORY']._serialized_start=808
+  _globals['_CONTAINERMEMORY']._serialized_end=916
+  _globals['_CONTAINERDEVICES']._serialized_start=918
+  _globals['_CONTAINERDEVICES']._serialized_end=1035
+  _globals['_TOPOLOGYINFO']._serialized_start=1037
+  _globals['_TOPOLOGYINFO']._serialized_end=1100
+  _globals['_NUMANODE']._serialized_start=1102
+  _globals['_NUMANODE']._serialized_end=1124
+  _globals['_DYNAMICRESOURCE']._serialized_start=1126
+  _globals['_DYNAMICRESOURCE']._serialized_end=1252
+  _globals['_CLAIMRESOURCE']._serialized_start=1255
+  _globals['_CLAIMRESOURCE']._serialized_end=1423
+  _globals['_CDIDEVICE']._serialized_start=1425
+  _globals['_CDIDEVICE']._serialized_end=1450
 # @@protoc_insertion_point(module_scope)

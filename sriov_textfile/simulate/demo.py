@@ -16,7 +16,7 @@ from pathlib import Path
 from sriov_textfile import log, packages
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
-from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
+from sriov_textfile.simulate.pods import Pools, SimulatedContainer, SimulatedPod
 
 # Exclusive CPUs of the first two PFs' pods, on the NUMA node of the PF.
 _EXCLUSIVE_CPUS = (("2-3", "10-11"), ("4-5,12-13", "6-7"))
@@ -157,6 +157,21 @@ def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
     return found
 
 
+def pools(pfs: Sequence[SimulatedPf]) -> Pools:
+    """Return the devices of the demo's device plugins: all VFs that no DRA claim has."""
+    claimed = {
+        name for pod in pods(pfs) for owner in pod.containers for names in owner.claims.values()
+        for name in names
+    }  # fmt: skip
+    found: dict[str, dict[int, list[str]]] = {}
+    for pf in pfs:
+        addresses = [pf.vf_address(vf) for vf in range(pf.vfs)]
+        own = [a for a in addresses if a.replace(":", "-").replace(".", "-") not in claimed]
+        nodes = found.setdefault(f"vendor.example/{pf.driver}_vf", {})
+        nodes.setdefault(pf.numa_node, []).extend(own)
+    return found
+
+
 @contextmanager
 def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
     """Simulate a host with `pfs` PFs, and `vfs` VFs on each, in a temporary directory.
@@ -168,7 +183,7 @@ def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="sriov-demo-", dir=parent) as folder:
         simulated = SimulatedHost(Path(folder), [pf(number, vfs) for number in range(pfs)])
-        node = SimulatedNode(Path(folder), pods(simulated.pfs))
+        node = SimulatedNode(Path(folder), pods(simulated.pfs), pools=pools(simulated.pfs))
         sizes = f"{_count(pfs, 'PF')} with {_count(vfs, 'VF')}{' each' if pfs > 1 else ''}"
         log.write_line(f"simulated host: {sizes}, {_count(len(node.pods), 'pod')}")
         over = threading.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -155,6 +156,16 @@ class SimulatedHost:
                 yield server
             finally:
                 server.shutdown()
+
+    def add_auxiliary_device(self, pf: SimulatedPf, name: str, netdev: str = "") -> None:
+        """Add a part of a PF, such as a scalable function, to the auxiliary bus."""
+        folder = self.device(pf.address).resolve() / name
+        folder.mkdir()
+        if netdev:
+            (folder / "net" / netdev).mkdir(parents=True)
+        bus = self.bus.parent.parent / "auxiliary/devices"
+        bus.mkdir(parents=True, exist_ok=True)
+        (bus / name).symlink_to(os.path.relpath(folder, bus))
 
     def device(self, address: str) -> Path:
         """Return the directory of a PCI device."""

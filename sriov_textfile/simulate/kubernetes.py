@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
+from sriov_textfile.simulate.pods import Pools, SimulatedContainer, SimulatedPod
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Layout:
 class SimulatedNode:
     """A node in the directory `root`, with some pods.
 
-    `numa` has the CPUs of each NUMA node, `pool` the CPUs of containers without exclusive CPUs. The
-    kubelet answers within `with node.running():`.
+    `numa` has the CPUs of each NUMA node, `pool` the CPUs of containers without exclusive CPUs, and
+    `pools` the devices of device plugins. The kubelet answers within `with node.running():`.
     """
 
     def __init__(
@@ -59,8 +59,10 @@ class SimulatedNode:
         numa: Sequence[str] = ("0-3,8-11", "4-7,12-15"),
         pool: str = "0-1,8-9",
         layout: Layout | None = None,
+        pools: Pools | None = None,
     ) -> None:
         self.pods = pods
+        self.pools = pools or {}
         self.layout = layout or Layout()
         self.pool = pool
         self._all = ",".join([cpus for cpus in numa if cpus])
@@ -89,12 +91,15 @@ class SimulatedNode:
         ]
 
     def running(
-        self, fault: Literal["", "hangs", "lacks the API", "is cut off"] = ""
+        self,
+        fault: Literal[
+            "", "hangs", "lacks the API", "lacks GetAllocatableResources", "is cut off"
+        ] = "",
     ) -> AbstractContextManager[None]:
         """Run the kubelet for as long as the context lasts, with a fault if one is given."""
         from sriov_textfile.simulate import kubelet  # the only module here that needs grpcio
 
-        return kubelet.running(str(self.socket), self.pods, fault)
+        return kubelet.running(str(self.socket), self.pods, self.pools, fault)
 
     def container(self, pod: SimulatedPod, container: SimulatedContainer) -> Path:
         """Return a container's cgroup."""

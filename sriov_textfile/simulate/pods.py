@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+# The IDs of a device plugin's devices: by resource, and by NUMA node, -1 if it is unknown.
+Pools = Mapping[str, Mapping[int, Sequence[str]]]
 
 
 @dataclass
