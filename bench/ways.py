@@ -185,6 +185,6 @@ def _request(path: str, netdev: str) -> bytes:
 
 def reply_about(host: SimulatedHost) -> bytes:
     """Return the raw rtnetlink reply for the host's first PF."""
-    reply = host._describe(host.pfs[0].netdev, 1)
+    reply = host.describe(host.pfs[0].netdev, 1)
     assert reply
     return reply

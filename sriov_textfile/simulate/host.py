@@ -151,7 +151,7 @@ class SimulatedHost:
     @contextmanager
     def running(self) -> Iterator[RtnetlinkServer]:
         """Run rtnetlink for as long as the context lasts."""
-        with RtnetlinkServer(self.rtnetlink, self._describe) as server:
+        with RtnetlinkServer(self.rtnetlink, self.describe) as server:
             try:
                 yield server
             finally:
@@ -166,6 +166,16 @@ class SimulatedHost:
         bus = self.bus.parent.parent / "auxiliary/devices"
         bus.mkdir(parents=True, exist_ok=True)
         (bus / name).symlink_to(os.path.relpath(folder, bus))
+
+    def describe(self, netdev: str, sequence: int) -> bytes | None:
+        """Return the kernel's reply about a netdev, or None if it does not exist."""
+        for pf in self.pfs:
+            if netdev and netdev in (pf.netdev, pf.second_port):
+                vfs = [pf.link_vf(vf, self.seconds) for vf in range(pf.vfs)]
+                return encode_link(
+                    netdev, pf.address, pf.hardware_address, pf.vfs, vfs, sequence=sequence
+                )
+        return None
 
     def device(self, address: str) -> Path:
         """Return the directory of a PCI device."""
@@ -206,15 +216,6 @@ class SimulatedHost:
         for pf in self.pfs:
             for vf in range(pf.vfs):
                 self._write_counters(pf, vf)
-
-    def _describe(self, netdev: str, sequence: int) -> bytes | None:
-        for pf in self.pfs:
-            if netdev and netdev in (pf.netdev, pf.second_port):
-                vfs = [pf.link_vf(vf, self.seconds) for vf in range(pf.vfs)]
-                return encode_link(
-                    netdev, pf.address, pf.hardware_address, pf.vfs, vfs, sequence=sequence
-                )
-        return None
 
     def _add_pf(self, pf: SimulatedPf) -> None:
         device = self._add_device(pf.address, pf.pci_class, pf.numa_node, pf.driver)
