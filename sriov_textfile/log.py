@@ -20,7 +20,9 @@ LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("logfmt", "json")
 
 _STDERR = 2
-_MAX_MESSAGE = 1000  # characters
+_MAX_VALUE = 1000  # characters of a message or another value
+# POSIX: a pipe that is ready accepts PIPE_BUF bytes at once, 4096 on Linux.
+_MAX_LINE = 4095  # bytes without the newline
 _MAX_LINES = 20  # about problems of one code, at a time
 _STDERR_TIMEOUT = 0.1  # seconds
 _REPEAT_AFTER = 3600.0  # seconds after which an ongoing problem is logged again
@@ -102,12 +104,21 @@ class Log:
         if LEVELS.index(level) < self._threshold:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        message = message[:_MAX_MESSAGE]  # so that the line is not cut off in the middle of JSON
-        write_line(self._format({"time": now, "level": level, "msg": message, **fields}))
+        event = {"time": now, "level": level, "msg": message, **fields}
+        line, limit = self._format(_shortened(event, _MAX_VALUE)), _MAX_VALUE
+        # A line that is cut off is not JSON, and JSON escapes a character as up to 12.
+        while len(line.encode("utf-8", "replace")) > _MAX_LINE:
+            limit //= 2
+            line = self._format(_shortened(event, limit))
+        write_line(line)
 
 
 _Key = tuple[str, str, str]  # a problem's code, subject and text
 _Logged = tuple[float, str]  # when it was logged, and its reason
+
+
+def _shortened(event: dict[str, object], limit: int) -> dict[str, object]:
+    return {k: v[:limit] if isinstance(v, str) else v for k, v in event.items()}
 
 
 def _fields(code: str, subject: str) -> dict[str, object]:
@@ -126,8 +137,7 @@ def write_line(line: str) -> None:
         return
     import select  # Imported here because most runs log nothing.
 
-    # POSIX: a pipe that is ready accepts PIPE_BUF bytes at once, 4096 on Linux.
-    data = printable(line).encode("utf-8", "replace")[:4095] + b"\n"
+    data = printable(line).encode("utf-8", "replace")[:_MAX_LINE] + b"\n"
     try:
         ready = select.select([], [_STDERR], [], _wait[0])[1]
         _wait[0] = _STDERR_TIMEOUT if ready else 0.0

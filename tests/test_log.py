@@ -123,3 +123,15 @@ def test_of_one_kind_at_most_20_problems_are_logged_and_the_rest_counted(lines: 
 def test_the_end_of_many_problems_is_bounded_too(lines: Lines) -> None:
     lines.after(*bad_counters(512))
     assert len(lines.after()) == 21
+
+
+@pytest.mark.parametrize(
+    "text", ["p" * 10_000, "é" * 1000, "\U0001f600" * 1000, "\x7f", "\0" * 999]
+)
+def test_every_json_line_is_complete_json(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Log(format="json").problems("collection", {"warn": [Problem("unreadable", text, text)]})
+    (line,) = capfd.readouterr().err.splitlines()
+    event = json.loads(line)
+    assert text.startswith(event["subject"])
+    assert len(event["subject"]) > min(len(text) - 1, 100)
+    assert event["code"] == "unreadable"
