@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e bench lab pictures install-systemd proto wheel zipapp clean
+.PHONY: help demo test lint e2e fuzz bench lab pictures install-systemd proto wheel zipapp clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,6 +22,10 @@ lint: .venv/.lint ## check style, types and the direction of imports
 
 e2e: .venv/.e2e ## run the program with Prometheus and node_exporter from Debian's packages
 	$(BIN)/pytest -n 0 e2e
+
+CASES ?= 20000
+fuzz: .venv/.e2e ## run the program on CASES simulated machines with all kinds of damage (default 20000)
+	$(BIN)/python -m e2e.fuzz --cases=$(CASES)
 
 bench: .venv/.bench ## measure the cost of a run and of a collection, and compare it with other ways
 	$(BIN)/python -m bench
