@@ -26,10 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     print(f"{options.cases} cases, seeds {first} to {first + options.cases - 1}", flush=True)
     figures = Figures(options.cases)
-    for case in pool.run(range(first, first + options.cases), options.workers):
-        figures.add(case)
-        if case.violations or options.cases == 1:
-            _print_case(case)
+    try:
+        for case in pool.run(range(first, first + options.cases), options.workers):
+            figures.add(case)
+            if case.violations or options.cases == 1:
+                _print_case(case)
+    except KeyboardInterrupt:
+        print("interrupted")
     figures.print()
     return int(figures.violations > 0)
 
@@ -80,7 +83,7 @@ class Figures:
 def _print_case(case: Case) -> None:
     print(f"seed {case.seed}: {len(case.violations)} violations")
     for violation in case.violations[:5]:
-        print(f"  {violation[:500]}")
+        print(f"  {violation[:2000]}")
     print(f"  damage: {'; '.join(case.damage) or 'none'}")
     command = shlex.join([repr(word)[1:-1] for word in case.command[4:]])
     print(f"  arguments: {command}")

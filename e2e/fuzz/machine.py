@@ -236,6 +236,30 @@ class Machine:
             for expected in self.of(pf, vf, reader):
                 expected.lose()
 
+    def hang(self) -> None:
+        """Give the program little time, of which it spends most on what hangs."""
+        self.hangs += 1
+        self.may_fail = True
+        self.timeout = min(self.timeout, self.random.choice((0.3, 0.5, 1.0, 2.0)))
+
+    def some_pf(self) -> FuzzPf | None:
+        """Return a PF to damage, or None if there is none but the healthy one."""
+        pfs = [pf for pf in self.pfs if pf is not self.healthy_pf]
+        return self.random.choice(pfs) if pfs else None
+
+    def some_vf(self, *sysfs: str) -> tuple[FuzzPf, int] | None:
+        """Return a VF to damage, of a PF with this kind of counters in sysfs, or None.
+
+        It may be a VF of the healthy PF, but never its VF 0.
+        """
+        vfs = [
+            (pf, vf)
+            for pf in self.pfs
+            for vf in range(pf is self.healthy_pf, pf.vfs)
+            if pf.sysfs in sysfs
+        ]
+        return self.random.choice(vfs) if vfs else None
+
     def selected(self, netdev: str) -> bool:
         """Whether the flags select the PF with this netdev."""
         included = not self.include or re.search(self.include, netdev)
