@@ -42,7 +42,7 @@ class Figures:
 
     def __init__(self, cases: int) -> None:
         self.cases = cases
-        self.done = self.pages = self.violations = 0
+        self.done = self.pages = self.counters = self.violations = 0
         self.slowest = 0.0
         self.exit_codes: Counter[int] = Counter()
         self.damage: Counter[str] = Counter()
@@ -52,6 +52,7 @@ class Figures:
         """Count a case, and print the progress every few seconds."""
         self.done += 1
         self.pages += case.pages
+        self.counters += case.counters
         self.violations += len(case.violations)
         self.slowest = max(self.slowest, case.seconds)
         self.exit_codes[case.exit_code] += 1
@@ -73,6 +74,7 @@ class Figures:
         codes = [f"{count} with {code}" for code, count in sorted(self.exit_codes.items())]
         print(f"exit codes: {', '.join(codes)}; slowest case: {self.slowest:.2f} s")
         print(f"pages read by promtool and prometheus_client: {self.pages}")
+        print(f"counters compared with those of the machine: {self.counters}")
         print(f"{self.done} cases, {self._rates()}", flush=True)
 
     def _rates(self) -> str:

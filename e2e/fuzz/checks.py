@@ -58,6 +58,7 @@ class Case:
     seconds: float = 0.0
     log: str = ""
     pages: int = 0
+    counters: int = 0  # in the page, and compared with those of the machine
     violations: list[str] = field(default_factory=list)
 
 
@@ -125,7 +126,7 @@ class Worker:
                 case.violations.append("it wrote to standard output as well as to the file")
             page = textfile.read_bytes() if textfile else output
             case.pages = 1
-            case.violations += _page(machine, page)
+            case.violations += _page(machine, case, page)
             case.violations += self._judged_by_promtool(page)
         return case
 
@@ -186,7 +187,7 @@ def _report(machine: Machine, case: Case, output: bytes) -> Iterator[str]:
         yield f"doctor's report is no JSON: {output[:300]!r}"
 
 
-def _page(machine: Machine, page: bytes) -> Iterator[str]:
+def _page(machine: Machine, case: Case, page: bytes) -> Iterator[str]:
     """Yield what is wrong with a page."""
     try:
         text = page.decode()
@@ -222,6 +223,7 @@ def _page(machine: Machine, page: bytes) -> Iterator[str]:
         whole = not machine.damage and machine.patient
         if name == "sriov_scrape_collector_success" and value != "1" and whole:
             yield f"the collector {of['collector']} failed without any damage"
+    case.counters = sum([len(counters) for counters in found.values()])
     yield from _counters(machine, found)
 
 
