@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -21,7 +22,7 @@ from sriov_textfile.simulate.host import (
     SimulatedHost,
     SimulatedPf,
 )
-from sriov_textfile.simulate.kubelet import response
+from sriov_textfile.simulate.kubelet import allocatable, response
 from sriov_textfile.simulate.kubernetes import Layout, SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 from sriov_textfile.simulate.rtnetlink import LinkVf, RtnetlinkServer
@@ -106,11 +107,22 @@ def _values(seed: str, names: Iterable[str]) -> dict[str, int]:
     }
 
 
+def _device_checkpoint(pods: Sequence[SimulatedPod]) -> str:
+    entries = [
+        {"PodUID": pod.uid, "ContainerName": c.name, "ResourceName": name, "DeviceIDs": {"0": ids}}
+        for pod in pods
+        for c in pod.containers
+        for name, ids in c.devices.items()
+    ]
+    return json.dumps({"Data": {"PodDeviceEntries": entries}, "Checksum": 1})
+
+
 @dataclass
 class Kubelet:
     """What the kubelet answers: a gRPC response or status, or else any bytes on its socket."""
 
     response: bytes = b""
+    allocatable: bytes | None = b""  # None is a kubelet that does not report it
     status: grpc.StatusCode | None = None
     details: str = ""
     hangs: bool = False
@@ -139,7 +151,18 @@ class Machine:
         )
         self.rtnetlink = rtnetlink
         self.replies: dict[str, Callable[[RtnetlinkServer, bytes], bytes | None]] = {}
-        self.kubelet = Kubelet(response(self.pods).SerializeToString())
+        pools = {
+            f"vendor/vf{number}": {pf.numa_node: [*map(pf.vf_address, range(pf.vfs))]}
+            for number, pf in enumerate(self.pfs)
+        }
+        self.kubelet = Kubelet(
+            response(self.pods, pools).SerializeToString(), allocatable(pools).SerializeToString()
+        )
+        self.device_checkpoint = (
+            self.node.checkpoint.parent / "device-plugins/kubelet_internal_checkpoint"
+        )
+        self.device_checkpoint.parent.mkdir()
+        self.device_checkpoint.write_text(_device_checkpoint(self.pods))
         self.over = threading.Event()  # the case has ended; what hangs goes on
         self.damage: list[str] = []  # the kinds of damage
 

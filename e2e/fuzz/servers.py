@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 
 from e2e.fuzz.machine import Machine
-from sriov_textfile.kubelet.podresources import LIST
+from sriov_textfile.kubelet.podresources import GET_ALLOCATABLE, LIST
 from sriov_textfile.simulate.rtnetlink import RtnetlinkServer
 
 
@@ -52,13 +52,13 @@ class Servers:
         return reply
 
     def _kubelet(self) -> grpc.Server:
-        service, method = LIST.strip("/").split("/")
-        handler: grpc.RpcMethodHandler[bytes, bytes]
-        handler = grpc.unary_unary_rpc_method_handler(self._list)
-        handlers = grpc.method_handlers_generic_handler(service, {method: handler})
+        methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
+        for name, answer in ((LIST, self._list), (GET_ALLOCATABLE, self._allocatable)):
+            service, method = name.strip("/").split("/")
+            methods[method] = grpc.unary_unary_rpc_method_handler(answer)
         options = [("grpc.max_send_message_length", -1)]
         server = grpc.server(ThreadPoolExecutor(max_workers=4), options=options)
-        server.add_generic_rpc_handlers([handlers])
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
         server.add_insecure_port(f"unix:{self.kubelet}")
         server.start()
         return server
@@ -72,6 +72,13 @@ class Servers:
         if machine.kubelet.status:
             context.abort(machine.kubelet.status, machine.kubelet.details)
         return machine.kubelet.response
+
+    def _allocatable(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        machine = self.machine
+        if machine and machine.kubelet.allocatable is None:
+            code = machine.random.choice((grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN))
+            context.abort(code, "it does not report them")
+        return (machine.kubelet.allocatable if machine else None) or b""
 
 
 class _NoGrpc(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

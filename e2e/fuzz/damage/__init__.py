@@ -35,6 +35,8 @@ DAMAGES: dict[Damage, int] = {
     netlink.reply: 10,
     node.kubelet: 4,
     node.kubelet_socket: 1,
+    node.allocatable: 1,
+    node.device_checkpoint: 1,
     node.cgroup: 3,
     node.more_cgroups: 1,
     node.numa_node: 2,

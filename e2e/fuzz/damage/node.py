@@ -38,7 +38,7 @@ def _devices(ids: Sequence[str]) -> bytes:
 
 ODD_DEVICES = (
     "", "gpu", "0000:11:00.8", "0000:11:00.0\n", "0000:11:00", "\u0661\u0662\u0663\u0664:11:00.0",
-    "0000-11-00-0", "é",
+    "0000-11-00-0", "é", "mlx5_core.sf.4", "x" * 300 + ".sf.1", "..sf.1",
     "0000:11:00.0 ", "00000000000000000011:11:00.7", "FFFF:FF:FF.7", "0" * 100_000, "\0",
 )  # fmt: skip
 
@@ -72,6 +72,31 @@ def kubelet(machine: Machine) -> str:
     kind, make = random.choice(list(kinds.items()))
     machine.kubelet = make()
     return f"kubelet: {kind}"
+
+
+def allocatable(machine: Machine) -> str:
+    """Let the kubelet report something else about the node's devices."""
+    if "kubepoddevice" not in machine.collectors:
+        return ""
+    random = machine.random
+    whole = machine.kubelet.allocatable or b""
+    kind, answer = random.choice(
+        (
+            ("nothing", None),
+            ("garbage", random.randbytes(random.choice((1, 10, 1000)))),
+            ("cut off", whole[: int(random.random() * len(whole))]),
+            ("a flipped bit", _flip(random, whole)),
+        )
+    )
+    machine.kubelet.allocatable = answer
+    return f"allocatable devices: {kind}"
+
+
+def device_checkpoint(machine: Machine) -> str:
+    """Damage the checkpoint of the kubelet's device manager."""
+    if "kubepoddevice" not in machine.collectors:
+        return ""
+    return named("device checkpoint", replace(machine, machine.device_checkpoint))
 
 
 def _flip(random: Random, data: bytes) -> bytes:
