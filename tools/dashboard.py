@@ -65,12 +65,24 @@ group by (instance, namespace, pod, numa_node) (
   * on (instance, pciAddr) group_left (numa_node)
   group by (instance, pciAddr, numa_node) ({{{ANY_VF}, {NODE}, numa_node!=""}})
 )"""
+# From the kubelet, or else from the cgroups, with the pod's name from kube-state-metrics.
 _CPU_NODES = f"""\
-group by (instance, namespace, pod, numa_node) (
-  sriov_kubepodcpu{{{NODE}, numa_node!=""}}
-  * on (uid) group_left (namespace, pod)
-  group by (uid, namespace, pod) (kube_pod_info)
+(
+  group by (instance, namespace, pod, numa_node) (sriov_container_cpu{{{POD}, numa_node!=""}})
+  or
+  group by (instance, namespace, pod, numa_node) (
+    sriov_kubepodcpu{{{NODE}, numa_node!=""}}
+    * on (uid) group_left (namespace, pod)
+    group by (uid, namespace, pod) (kube_pod_info)
+  )
+  unless on (instance, namespace, pod) sriov_container_cpu
 )"""
+
+
+def _devices(state: str) -> str:
+    """Return the number of devices of each resource; a node scraped by two jobs counts once."""
+    inner = "max by (instance, dev_type, numa_node)"
+    return f"sum by (instance, dev_type) ({inner} (sriov_device_{state}{{{NODE}}}))"
 
 
 def rate(*counters: str, selector: str = VF) -> str:
@@ -239,13 +251,22 @@ or
             kind="table",
             width=24,
             description="For pods with exclusive CPUs: whether the pod has CPUs on each NUMA node"
-            " where it uses VFs. Requires the collectors kubepoddevice and kubepodcpu, and"
-            " kube-state-metrics.",
+            " where it uses VFs. Requires the collector kubepoddevice.",
             words={"0": ("other node", "red"), "1": ("same node", "green")},
             columns=("instance", "namespace", "pod", "numa_node", "Value"),
         ),
     ],
     "Inventory": [
+        Panel(
+            "Devices in use, per resource",
+            {"{{instance}} {{dev_type}}": f"{_devices('allocated')} / {_devices('allocatable')}"},
+            "percentunit",
+            "bargauge",
+            width=24,
+            height=6,
+            description="Of the devices that device plugins can assign to pods. Requires the"
+            " collector kubepoddevice.",
+        ),
         Panel(
             "PFs",
             {"": PF_INFO},
