@@ -177,8 +177,12 @@ def test_a_collection_whose_thread_cannot_start_exits_1_with_a_hint(
     def refuse(*unused: object) -> None:
         raise RuntimeError("can't start new thread")  # as _thread does
 
+    class NoWorkers(list[object]):
+        def append(self, worker: object) -> None:
+            """Ignore a thread that an earlier test has left hanging."""
+
     monkeypatch.setattr(deadline, "start_new_thread", refuse)
-    monkeypatch.setattr(deadline, "_idle", [])
+    monkeypatch.setattr(deadline, "_idle", NoWorkers())
     run = make_host(SimulatedPf()).collect()
     assert (run.code, run.out) == (1, "")
     assert "can't start new thread; nothing was written; allow more tasks (TasksMax=" in run.log
