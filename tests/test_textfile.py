@@ -19,8 +19,12 @@ from pathlib import Path
 import pytest
 
 from sriov_textfile.outputs import textfile
+from sriov_textfile.problems import ProblemError
 from sriov_textfile.simulate.host import SimulatedPf
 from tests.conftest import PROGRAM, WITHOUT_PRIVILEGE, MakeHost, Run
+
+LOCK = ".sriov.prom.lock"
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
 def test_the_file_is_written(tmp_path: Path) -> None:
@@ -181,11 +185,9 @@ def test_a_second_writer_waits_until_the_first_has_written(tmp_path: Path) -> No
     path = tmp_path / "sriov.prom"
     path.write_bytes(b"metric 1\n")
     first = textfile.acquire(str(path), 1)
-    assert first is not None
     threading.Timer(0.2, os.close, [first]).start()
     start = time.monotonic()
     second = textfile.acquire(str(path), 5)
-    assert second is not None
     assert time.monotonic() - start >= 0.2
     os.close(second)
 
@@ -196,39 +198,177 @@ def test_a_writer_does_not_wait_forever(tmp_path: Path, exists: bool) -> None:
     if exists:
         path.touch()
     first = textfile.acquire(str(path), 1)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(ProblemError, match="another process is writing"):
         textfile.acquire(str(path), 0.1)
-    assert first is not None
     os.close(first)
 
 
-def test_the_lock_moves_to_the_new_file(tmp_path: Path) -> None:
+def test_the_lock_outlives_the_file_that_it_protects(tmp_path: Path) -> None:
     path = tmp_path / "sriov.prom"
-    first = textfile.acquire(str(path), 1)  # there is no file: a lock on the folder
-    textfile.write(str(path), b"metric 1\n")
-    second = textfile.acquire(str(path), 1)  # a lock on the file, as for all later writers
-    with pytest.raises(TimeoutError):
-        textfile.acquire(str(path), 0.1)
-    assert first is not None
-    assert second is not None
+    first = textfile.acquire(str(path), 1)
+    for _ in range(2):
+        textfile.write(str(path), b"metric 1\n", first)
+        with pytest.raises(ProblemError):
+            textfile.acquire(str(path), 0)
+    path.unlink()
+    with pytest.raises(ProblemError):
+        textfile.acquire(str(path), 0)
     os.close(first)
-    os.close(second)
+
+
+def test_the_lock_of_a_killed_writer_is_free_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    code = (
+        "import sys, time; from sriov_textfile.outputs import textfile\n"
+        "textfile.acquire(sys.argv[1], 1); print('locked', flush=True); time.sleep(60)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert writer.stdout
+    assert writer.stdout.readline() == b"locked\n"
+    with pytest.raises(ProblemError):
+        textfile.acquire(str(path), 0)
+    writer.kill()
+    writer.communicate()
+    os.close(textfile.acquire(str(path), 0))
 
 
 def test_writers_of_other_files_in_the_folder_do_not_wait(tmp_path: Path) -> None:
-    for name in ("a.prom", "b.prom"):
-        (tmp_path / name).touch()
     locks = [textfile.acquire(str(tmp_path / name), 0) for name in ("a.prom", "b.prom")]
     for lock in locks:
-        assert lock is not None
         os.close(lock)
 
 
-def test_the_lock_leaves_nothing_in_the_folder(make_host: MakeHost, tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_a_run_leaves_a_lock_file_that_only_its_user_can_open(
+    make_host: MakeHost, tmp_path: Path, umask: int
+) -> None:
     path = tmp_path / "textfile/sriov.prom"
     path.parent.mkdir()
-    assert make_host(SimulatedPf()).collect(f"--textfile.path={path}").code == 0
-    assert os.listdir(path.parent) == ["sriov.prom"]
+    host = make_host(SimulatedPf())
+    before = os.umask(umask)
+    try:
+        runs = [host.collect(f"--textfile.path={path}") for _ in range(2)]
+    finally:
+        os.umask(before)
+    assert [run.code for run in runs] == [0, 0]
+    assert sorted(os.listdir(path.parent)) == [LOCK, "sriov.prom"]
+    status = (path.parent / LOCK).stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_size) == (0o600, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run as another user")
+def test_a_user_who_can_read_the_file_cannot_lock_it(make_host: MakeHost, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    path = tmp_path / "sriov.prom"
+    host = make_host(SimulatedPf())
+    assert host.collect(f"--textfile.path={path}").code == 0
+    script = f"""
+        flock {LOCK} echo the lock file
+        flock {path} sh -c 'echo the file; flock . sh -c "echo its folder; cat"'
+    """
+    other = subprocess.Popen(
+        [*AS_NOBODY, "sh", "-c", script],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert other.stdout
+    assert [other.stdout.readline() for _ in range(2)] == [b"the file\n", b"its folder\n"]
+    run = host.collect(f"--textfile.path={path}", "--timeout=300ms")
+    other.communicate()
+    assert (run.code, run.log) == (0, "")
+
+
+def plant(kind: str, place: Path) -> None:
+    """Create what another user may put in place of the lock file."""
+    if kind == "file":
+        place.touch(mode=0)
+    elif kind == "symlink":
+        place.symlink_to(place.with_name("precious"))
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+
+
+WITH_OTHERS_LOCK = """
+import sys
+from sriov_textfile.outputs import textfile
+from sriov_textfile.problems import ProblemError
+try:
+    textfile.write(sys.argv[1], b"new\\n", textfile.acquire(sys.argv[1], 0.1))
+except (OSError, ProblemError) as error:
+    print(error)
+"""
+
+
+def write_without_privilege(path: Path) -> str:
+    """Write the file as a user who cannot bypass permissions; return the error."""
+    command = [*WITHOUT_PRIVILEGE, sys.executable, "-c", WITH_OTHERS_LOCK, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink", "pipe"])
+def test_a_lock_file_that_cannot_be_opened_is_replaced(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "precious").write_text("keep")
+    path = tmp_path / "sriov.prom"
+    plant(kind, tmp_path / LOCK)
+    assert write_without_privilege(path) == ""
+    assert path.read_text() == "new\n"
+    status = (tmp_path / LOCK).lstat()
+    assert status.st_mode == stat.S_IFREG | 0o600
+    assert (tmp_path / "precious").read_text() == "keep"
+
+
+def test_a_lock_file_that_cannot_be_replaced_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    plant("folder", tmp_path / LOCK)
+    message = f"cannot lock {path}: {tmp_path / LOCK} is not a lock file of this user; remove it\n"
+    assert write_without_privilege(path) == message
+
+
+def test_a_user_without_access_to_the_folder_does_not_wait(tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    plant("file", tmp_path / LOCK)
+    tmp_path.chmod(0o555)
+    start = time.monotonic()
+    assert "Permission denied" in write_without_privilege(path)
+    assert time.monotonic() - start < 30
+
+
+def test_a_writer_whose_lock_was_replaced_does_not_write(tmp_path: Path) -> None:
+    path = tmp_path / "sriov.prom"
+    path.write_text("old\n")
+    slow = textfile.acquire(str(path), 0)
+    (tmp_path / LOCK).chmod(0)
+    assert write_without_privilege(path) == ""
+    with pytest.raises(ProblemError, match="another process is writing"):
+        textfile.write(str(path), b"older\n", slow)
+    os.close(slow)
+    assert path.read_text() == "new\n"
+    assert sorted(os.listdir(tmp_path)) == [LOCK, "sriov.prom"]
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".prom", "\U0001f600" * 60 + ".prom"])
+def test_the_name_of_the_lock_file_is_not_too_long(tmp_path: Path, name: str) -> None:
+    path = str(tmp_path / name)
+    lock = textfile.acquire(path, 0)
+    textfile.write(path, b"metric 1\n", lock)
+    with pytest.raises(ProblemError):
+        textfile.acquire(path, 0)
+    os.close(lock)
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*unused: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    path = str(tmp_path / "sriov.prom")
+    textfile.write(path, b"metric 1\n", textfile.acquire(path, 0))
 
 
 def test_a_run_gives_up_with_exit_1_while_another_process_writes(
@@ -237,7 +377,6 @@ def test_a_run_gives_up_with_exit_1_while_another_process_writes(
     host = make_host(SimulatedPf())
     lock = textfile.acquire(str(old_file), 1)
     run = host.collect(f"--textfile.path={old_file}", "--timeout=300ms")
-    assert lock is not None
     os.close(lock)
     assert run.code == 1
     assert (
@@ -292,12 +431,12 @@ def old_file(tmp_path: Path) -> Path:
 
 
 def assert_write_failed(run: Run, path: Path, message: str) -> None:
-    """Check that the old file is unchanged, no other file is left, and one line is logged."""
+    """Check that the old file is unchanged, no temporary file is left, and one line is logged."""
     assert run.code == 1
     assert len(run.log.splitlines()) == 1, run.log
     assert f"cannot write {path}: {message}; {path} is unchanged" in run.log
     assert path.read_text() == "# the old file\n"
-    assert os.listdir(path.parent) == ["sriov.prom"]
+    assert sorted(os.listdir(path.parent)) == [LOCK, "sriov.prom"]
 
 
 def test_a_file_size_limit_keeps_the_old_file(make_host: MakeHost, old_file: Path) -> None:
@@ -344,7 +483,7 @@ def test_a_full_disk_keeps_the_old_file(old_file: Path) -> None:
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=60
     )
-    assert done.stdout == "exit 1\n# the old file\nsriov.prom\n"
+    assert done.stdout == f"exit 1\n# the old file\n{LOCK}\nsriov.prom\n"
     assert f"cannot write {old_file}: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -379,4 +518,4 @@ def test_a_folder_at_the_path_is_reported_and_kept(make_host: MakeHost, tmp_path
     run = make_host().collect(f"--textfile.path={tmp_path}/textfile/sriov.prom")
     assert run.code == 1
     assert "sriov.prom: Is a directory" in run.log
-    assert os.listdir(tmp_path / "textfile") == ["sriov.prom"]
+    assert sorted(os.listdir(tmp_path / "textfile")) == [LOCK, "sriov.prom"]

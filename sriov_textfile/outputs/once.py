@@ -54,14 +54,14 @@ class Delivery:
             raise self._error("hangs", f"an earlier write to {self.path} still hangs", "see dmesg")
         try:
             lock = textfile.acquire(self.path, self._timeout * _LOCK_SHARE)
-        except TimeoutError:
-            reason = f"another process is writing {self.path}"
-            hint = "run only one timer, cron job or loop for a file"
-            raise self._error("locked", reason, hint) from None
+        except ProblemError as error:
+            raise self._undelivered(error.problem) from None
+        except OSError as error:
+            raise self._unwritable(error) from None
         try:
             page = self._page(end)
         except BaseException:
-            _close(lock)
+            os.close(lock)
             raise
         self._write(page, lock, max(end - time.monotonic(), _MIN_SECONDS))
 
@@ -71,34 +71,39 @@ class Delivery:
         except GatherError as error:
             raise self._undelivered(error.problem) from None
 
-    def _write(self, page: bytes, lock: int | None, seconds: float) -> None:
+    def _write(self, page: bytes, lock: int, seconds: float) -> None:
         """Write in a thread, because a disk may hang as a driver does."""
 
         def write() -> None:
             try:
-                textfile.write(self.path, page)
+                textfile.write(self.path, page, lock)
             finally:
-                _close(lock)
+                os.close(lock)
 
         try:
             self._writing = writing = Task(write)
         except ProblemError as error:  # There is no thread to close the lock.
-            _close(lock)
+            os.close(lock)
             raise self._undelivered(error.problem) from None
         try:
             finished = writing.wait(seconds)
+        except ProblemError as error:
+            raise self._undelivered(error.problem) from None
         except OSError as error:
-            reason = f"cannot write {self.path}: {error.strerror}"
-            raise self._error("undelivered", reason, _hint(self.path, error)) from None
+            raise self._unwritable(error) from None
         except (KeyboardInterrupt, SystemExit):
             try:
                 writing.wait(_MIN_SECONDS)  # A write that goes well is over soon.
-            except OSError:
+            except (ProblemError, OSError):
                 pass
             raise
         if not finished:
             reason = f"writing {self.path} did not finish within {self._timeout:g} s (--timeout)"
             raise self._error("hangs", reason, "check its disk, and see dmesg")
+
+    def _unwritable(self, error: OSError) -> DeliveryError:
+        reason = f"cannot write {self.path}: {error.strerror}"
+        return self._error("undelivered", reason, _hint(self.path, error))
 
     def _undelivered(self, problem: Problem) -> DeliveryError:
         return self._error(problem.code, problem.reason, problem.hint)
@@ -107,11 +112,6 @@ class Delivery:
         unchanged = os.path.lexists(self.path)
         outcome = f"{self.path} is unchanged" if unchanged else "nothing was written"
         return DeliveryError(Problem(code, self.path, reason, f"{outcome}; {hint}"))
-
-
-def _close(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
 
 
 def _hint(path: str, error: OSError) -> str:

@@ -1,8 +1,8 @@
 """Writes a file for node_exporter's textfile collector, atomically.
 
 At any moment a reader sees the whole old file or the whole new one. A run that is killed leaves
-at most a temporary file, which the next run removes. Its name does not end in `.prom`, so
-node_exporter never reads it.
+at most a temporary file, which the next run removes. Neither its name nor that of the lock file
+ends in `.prom`, so node_exporter never reads them.
 """
 
 from __future__ import annotations
@@ -10,74 +10,128 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+from sriov_textfile.problems import Problem, ProblemError
+
+_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_CREAT | os.O_EXCL | _OPEN
 _RANDOM_BYTES = 4
 _POLL_SECONDS = 0.02
+# Errors of opening a file that is not ours: of another user, a link, a socket or a directory.
+_FOREIGN = (errno.EACCES, errno.ELOOP, errno.ENXIO, errno.EISDIR)
 
 
-def acquire(path: str, seconds: float) -> int | None:
+def acquire(path: str, seconds: float) -> int:
     """Return a descriptor that keeps other writers of the file away until it is closed.
 
-    A writer holds it from before its collection to the end of its write, so that older values
-    never replace newer ones. It is a lock on the file, which each writer replaces, or on its
-    folder while there is no file: it ends with its process, works across containers that share
-    the folder, and leaves nothing behind. Returns None where there is nothing to lock. Raises
-    TimeoutError if another writer has it for longer than `seconds`.
+    A writer keeps it from before its collection to the end of its write, so that older values
+    never replace newer ones. It is the lock of a file next to the one at `path`, so it ends with
+    its process, and works across containers that share the folder. Other users cannot open that
+    file, and so cannot keep the program from writing. It is not removed: a process that waits for
+    it and one that creates it anew would both have a lock.
+
+    If this user cannot open it, another user wrote the metrics before. It is replaced after
+    `seconds`, and write() fails for a process that still has the old one. Raises ProblemError if
+    another process has the lock for longer than `seconds`, and OSError.
     """
+    name = _lock_name(path)
     end = time.monotonic() + seconds
+    replaced = False
     while True:
-        fd = _open_lockable(path)
-        if fd is None:
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        fd = _open_lock(name)
+        if fd is not None:
+            if _try_lock(fd) and _is_current(fd, name):
+                return fd
             os.close(fd)
-            if time.monotonic() >= end:
-                raise TimeoutError(errno.ETIMEDOUT, "another process is writing it") from None
+        if time.monotonic() >= end:
+            if fd is not None or replaced:
+                raise _locked(path)
+            _discard(name, path)
+            replaced = True
+        else:
             time.sleep(_POLL_SECONDS)
-            continue
-        except OSError:
-            return fd  # The file system has no locks.
-        if _is_current(fd, path):
-            return fd
-        os.close(fd)  # Another writer replaced the file in the meantime.
 
 
-def _open_lockable(path: str) -> int | None:
-    """Open the file, or its folder if there is no file, or return None if there is neither."""
-    folder = os.path.dirname(path) or "."
-    for place, flag in ((path, os.O_NOFOLLOW), (folder, os.O_DIRECTORY)):
+def _lock_name(path: str) -> str:
+    folder, prefix = _hidden(path)
+    return f"{folder}/{prefix}lock"
+
+
+def _hidden(path: str) -> tuple[str, str]:
+    """Return the folder of a file, and the start of the names of its hidden files."""
+    folder, name = os.path.split(path)
+    # A file name has at most 255 bytes.
+    return folder or ".", os.fsdecode(b"." + os.fsencode(name)[:200] + b".")
+
+
+def _open_lock(name: str) -> int | None:
+    """Open or create the lock file. Return None if there is a file that is not ours."""
+    while True:
         try:
-            return os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flag)
-        except OSError:
-            continue
-    return None
+            fd = os.open(name, os.O_RDWR | _OPEN)  # For writing: NFS grants no lock otherwise.
+        except FileNotFoundError:
+            # Not O_CREAT for a file that exists: in a sticky folder, the kernel would refuse it to
+            # root if the file belongs to another user.
+            try:
+                fd = os.open(name, os.O_RDWR | _CREATE, 0o600)
+            except FileExistsError:
+                continue  # Another run has just created it.
+            os.fchmod(fd, 0o600)  # Regardless of the umask.
+        except OSError as error:
+            if error.errno in _FOREIGN and os.access(os.path.dirname(name), os.W_OK | os.X_OK):
+                return None
+            raise
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        return None
 
 
-def _is_current(fd: int, path: str) -> bool:
-    """Return whether the lock is on what a new writer would lock."""
-    again = _open_lockable(path)
-    if again is None:
-        return True
+def _try_lock(fd: int) -> bool:
+    """Return False if another process has the lock. Some file systems have no locks."""
     try:
-        return os.path.samestat(os.fstat(fd), os.fstat(again))
-    finally:
-        os.close(again)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
-def write(path: str, data: bytes) -> None:
+def _is_current(fd: int, name: str) -> bool:
+    """Return whether the lock is on the file that the next writer will lock."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(name))
+    except FileNotFoundError:
+        return False
+
+
+def _discard(name: str, path: str) -> None:
+    """Remove a lock file that is not ours."""
+    try:
+        os.unlink(name)
+    except FileNotFoundError:
+        pass
+    except OSError:  # In a sticky folder, only its owner can. Or it is a folder.
+        reason = f"cannot lock {path}: {name} is not a lock file of this user"
+        raise ProblemError(Problem("locked", path, reason, "remove it")) from None
+
+
+def _locked(path: str) -> ProblemError:
+    reason = f"another process is writing {path}"
+    hint = "run only one timer, cron job or loop for a file"
+    return ProblemError(Problem("locked", path, reason, hint))
+
+
+def write(path: str, data: bytes, lock: int | None = None) -> None:
     """Replace the file at `path` with `data`, readable by all users.
 
-    A symbolic link is replaced, not followed. Raises OSError; the old file is then unchanged, and
-    no temporary file remains.
+    A symbolic link is replaced, not followed. Raises OSError, and ProblemError if another user's
+    process has replaced the lock; the old file is then unchanged, and no temporary file remains.
     """
-    folder, name = os.path.split(path)
-    folder = folder or "."
-    # A file name has at most 255 bytes.
-    prefix = os.fsdecode(b"." + os.fsencode(name)[:60] + b".")
+    folder, prefix = _hidden(path)
     _remove_leftovers(folder, prefix)
     while True:
         # The name is chosen before the file exists, so that an interrupt at any point removes the
@@ -85,16 +139,16 @@ def write(path: str, data: bytes) -> None:
         number = os.urandom(_RANDOM_BYTES).hex()
         temporary = f"{folder}/{prefix}{os.getpid()}.{number}.tmp"
         try:
-            if _replace(temporary, path, data):
+            if _replace(temporary, path, data, lock):
                 return
         except BaseException:
             _remove(temporary)
             raise
 
 
-def _replace(temporary: str, path: str, data: bytes) -> bool:
+def _replace(temporary: str, path: str, data: bytes, lock: int | None) -> bool:
     """Write a temporary file and rename it; return False if another run removed it."""
-    fd = os.open(temporary, _CREATE, 0o600)
+    fd = os.open(temporary, os.O_WRONLY | _CREATE, 0o600)
     try:
         _lock(fd, fcntl.LOCK_EX)
         if not os.fstat(fd).st_nlink:
@@ -102,6 +156,8 @@ def _replace(temporary: str, path: str, data: bytes) -> bool:
         os.fchmod(fd, 0o644)  # Regardless of the umask: node_exporter runs as its own user.
         write_all(fd, data)
         os.fsync(fd)
+        if lock is not None and not _is_current(lock, _lock_name(path)):
+            raise _locked(path)
         os.rename(temporary, path)
     finally:
         os.close(fd)
@@ -134,7 +190,7 @@ def _remove_leftovers(folder: str, prefix: str) -> None:
             continue
         temporary = f"{folder}/{name}"
         try:
-            fd = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(temporary, os.O_RDONLY | _OPEN)
         except OSError:
             continue
         try:
