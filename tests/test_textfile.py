@@ -387,6 +387,25 @@ def test_a_run_gives_up_with_exit_1_while_another_process_writes(
     assert host.collect(f"--textfile.path={old_file}").code == 0
 
 
+def test_a_lock_that_is_acquired_too_late_is_released(
+    make_host: MakeHost, old_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, answers = textfile.acquire, threading.Event()
+
+    def acquire_late(path: str, seconds: float) -> int:
+        answers.wait(60)
+        return acquire(path, seconds)
+
+    monkeypatch.setattr(textfile, "acquire", acquire_late)
+    run = make_host(SimulatedPf()).collect(f"--textfile.path={old_file}", "--timeout=200ms")
+    assert run.code == 1
+    assert f"locking {old_file} did not finish within 0.2 s (--timeout); {old_file} is" in run.log
+    answers.set()
+    while not (old_file.parent / LOCK).exists():
+        time.sleep(0.01)
+    os.close(acquire(str(old_file), 5))
+
+
 def test_older_values_never_replace_newer_ones(make_host: MakeHost, tmp_path: Path) -> None:
     """A run that is slow to read must not overwrite what a faster run has read later."""
     host = make_host(SimulatedPf(vfs=1, sysfs="none"))

@@ -15,6 +15,8 @@ from sriov_textfile.problems import Problem, ProblemError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sriov_textfile.config import Config
 
 _STDOUT = 1
@@ -38,32 +40,36 @@ class Delivery:
         self.path = config.textfile_path
         self._gatherer = gatherer
         self._timeout = config.timeout
-        self._writing: Task | None = None
+        self._task: Task | None = None  # the last one that used the file
+        self._old_file = False  # whether there was one before the collection
 
     def deliver(self) -> None:
         """Collect once and deliver the metrics. Raises DeliveryError.
 
         A file is written within --timeout. Standard output may take longer: a person may read it
-        in a pager. Nothing is opened for writing before the collection has finished.
+        in a pager. Nothing but the lock file is opened before the collection has finished.
         """
         end = time.monotonic() + self._timeout
         if not self.path:
             print_all(self._page(end))
             return
-        if self._writing and not self._writing.done:
+        if self._task and not self._task.done:
             raise self._error("hangs", f"an earlier write to {self.path} still hangs", "see dmesg")
-        try:
-            lock = textfile.acquire(self.path, self._timeout * _LOCK_SHARE)
-        except ProblemError as error:
-            raise self._undelivered(error.problem) from None
-        except OSError as error:
-            raise self._unwritable(error) from None
+        lock = self._acquire(end)
         try:
             page = self._page(end)
+            writing = self._start(lambda: _write(self.path, page, lock))
         except BaseException:
-            os.close(lock)
+            self._release(lock)
             raise
-        self._write(page, lock, max(end - time.monotonic(), _MIN_SECONDS))
+        try:
+            self._wait(writing, "writing", max(end - time.monotonic(), _MIN_SECONDS))
+        except (KeyboardInterrupt, SystemExit):
+            try:
+                writing.wait(_MIN_SECONDS)  # A write that goes well is over soon.
+            except (ProblemError, OSError):
+                pass
+            raise
 
     def _page(self, end: float) -> bytes:
         try:
@@ -71,34 +77,45 @@ class Delivery:
         except GatherError as error:
             raise self._undelivered(error.problem) from None
 
-    def _write(self, page: bytes, lock: int, seconds: float) -> None:
-        """Write in a thread, because a disk may hang as a driver does."""
+    def _acquire(self, end: float) -> int:
+        """Return a lock for write(), which closes it."""
+        locks: list[int] = []
+        self._old_file = False
 
-        def write() -> None:
-            try:
-                textfile.write(self.path, page, lock)
-            finally:
+        def acquire() -> None:
+            self._old_file = os.path.lexists(self.path)
+            locks.append(textfile.acquire(self.path, self._timeout * _LOCK_SHARE))
+
+        def late() -> None:
+            for lock in locks:
                 os.close(lock)
 
+        self._wait(self._start(acquire, late), "locking", end - time.monotonic())
+        return locks[0]
+
+    def _release(self, lock: int) -> None:
         try:
-            self._writing = writing = Task(write)
-        except ProblemError as error:  # There is no thread to close the lock.
+            self._start(lambda: os.close(lock)).wait(_MIN_SECONDS)
+        except DeliveryError:  # There is no thread.
             os.close(lock)
-            raise self._undelivered(error.problem) from None
+
+    def _start(self, call: Callable[[], object], late: Callable[[], object] | None = None) -> Task:
+        """Start a call that uses the file, in a thread: a disk may hang as a driver does."""
         try:
-            finished = writing.wait(seconds)
+            self._task = Task(call, late)
+        except ProblemError as error:
+            raise self._undelivered(error.problem) from None
+        return self._task
+
+    def _wait(self, task: Task, doing: str, seconds: float) -> None:
+        try:
+            finished = task.wait(seconds)
         except ProblemError as error:
             raise self._undelivered(error.problem) from None
         except OSError as error:
             raise self._unwritable(error) from None
-        except (KeyboardInterrupt, SystemExit):
-            try:
-                writing.wait(_MIN_SECONDS)  # A write that goes well is over soon.
-            except (ProblemError, OSError):
-                pass
-            raise
         if not finished:
-            reason = f"writing {self.path} did not finish within {self._timeout:g} s (--timeout)"
+            reason = f"{doing} {self.path} did not finish within {self._timeout:g} s (--timeout)"
             raise self._error("hangs", reason, "check its disk, and see dmesg")
 
     def _unwritable(self, error: OSError) -> DeliveryError:
@@ -109,9 +126,15 @@ class Delivery:
         return self._error(problem.code, problem.reason, problem.hint)
 
     def _error(self, code: str, reason: str, hint: str) -> DeliveryError:
-        unchanged = os.path.lexists(self.path)
-        outcome = f"{self.path} is unchanged" if unchanged else "nothing was written"
+        outcome = f"{self.path} is unchanged" if self._old_file else "nothing was written"
         return DeliveryError(Problem(code, self.path, reason, f"{outcome}; {hint}"))
+
+
+def _write(path: str, page: bytes, lock: int) -> None:
+    try:
+        textfile.write(path, page, lock)
+    finally:
+        os.close(lock)
 
 
 def _hint(path: str, error: OSError) -> str:
