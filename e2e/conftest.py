@@ -1,15 +1,18 @@
-"""Starts node_exporter and Prometheus, from Debian packages, on loopback."""
+"""Node_exporter, Prometheus and another Python, from Debian packages."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,16 @@ import pytest
 
 from sriov_textfile.simulate.demo import pf, pods
 from sriov_textfile.simulate.pods import SimulatedPod
-from tools.fetch import CACHE, debian_packages
+from tools.fetch import CACHE, debian_packages, run
+
+# Debian 13 has this Python. The packages are those that the program's imports load.
+PYTHON = "3.13"
+PYTHON_PACKAGES = [
+    *(f"python{PYTHON}-minimal", f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib"),
+    *("libc6", "libgcc-s1", "libstdc++6", "libexpat1", "zlib1g", "libssl3t64", "libzstd1"),
+    *("libffi8", "libbz2-1.0", "liblzma5", "libuuid1"),
+]
+PROJECT = Path(__file__).parent.parent
 
 # The pods that the demo simulates by default.
 PODS = pods([pf(number, vfs=8) for number in range(3)])
@@ -45,6 +57,50 @@ def textfile_folder(folder: Path, pods: Sequence[SimulatedPod] = PODS) -> Path:
 def debian() -> Path:
     """Return a folder whose usr/bin has promtool, prometheus and node_exporter."""
     return debian_packages(["prometheus", "prometheus-node-exporter"], CACHE / "prometheus")
+
+
+@pytest.fixture(scope="session", params=["this Python", f"Python {PYTHON}"])
+def python(request: pytest.FixtureRequest) -> list[str]:
+    """Return the start of a command that runs the program's modules with a Python."""
+    if request.param == "this Python":
+        return [sys.executable]
+    if sys.version.startswith(f"{PYTHON}."):
+        pytest.skip(f"this Python is {PYTHON}")
+    try:
+        return other_python()
+    except SystemExit as error:
+        pytest.skip(f"no Python {PYTHON} from Debian: {error}")
+
+
+def other_python() -> list[str]:
+    """Return the command of Debian's Python, run by its own loader with its own libraries."""
+    tree = debian_packages(PYTHON_PACKAGES, CACHE / f"python-{PYTHON}", suite="trixie")
+    requirements = [
+        requirement
+        for requirement in metadata.requires("sriov-textfile") or ()
+        if "extra" not in requirement
+    ]
+    key = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:12]
+    site = CACHE / f"python-{PYTHON}-site-{key}"
+    if not site.is_dir():
+        new = site.with_name(f"{site.name}.new")
+        command = [sys.executable, "-m", "pip", "install", "-q", "--upgrade", f"--target={new}"]
+        command += [f"--python-version={PYTHON}", "--only-binary=:all:", *requirements]
+        run(command, tries=3)
+        new.rename(site)
+    (loader,) = tree.glob("usr/lib/*/ld-linux-*.so.*")
+    command = ["env", f"PYTHONPATH={PROJECT}:{site}", str(loader), "--library-path"]
+    command += [str(loader.parent), f"{tree}/usr/bin/python{PYTHON}"]
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith(f"Python {PYTHON}.")
+    return command
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was left out, and why."""
+    for report in terminalreporter.getreports("skipped"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.line(f"LEFT OUT: {report.nodeid}: {reason}", red=True)
 
 
 def free_port() -> int:

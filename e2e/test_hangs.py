@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +52,7 @@ __main__.main()
 
 
 @pytest.fixture
-def machine(tmp_path: Path, what: str) -> Iterator[list[str]]:
+def machine(tmp_path: Path, what: str, python: list[str]) -> Iterator[list[str]]:
     """Run a host with two PFs and a node with a pod; give the arguments of a program on it."""
     pfs = [
         SimulatedPf(vfs=2, sysfs="none", vf_driver="vfio-pci"),
@@ -65,7 +64,7 @@ def machine(tmp_path: Path, what: str) -> Iterator[list[str]]:
     node = SimulatedNode(tmp_path, [pod])
     with host.running(), node.running("hangs" if what == "kubelet" else ""):
         arguments = [what, host.rtnetlink, *host.flags, *node.flags]
-        yield [sys.executable, "-c", PROGRAM, *arguments, f"--timeout={TIMEOUT}s"]
+        yield [*python, "-c", PROGRAM, *arguments, f"--timeout={TIMEOUT}s"]
 
 
 def metrics(page: str) -> dict[str, int]:

@@ -67,15 +67,16 @@ def debian_program(package: str, program: str, folder: Path) -> list[str]:
     return [str(loader), "--library-path", libraries, str(folder / program)]
 
 
-def debian_packages(packages: Sequence[str], folder: Path) -> Path:
+def debian_packages(packages: Sequence[str], folder: Path, suite: str = "") -> Path:
     """Download Debian packages and unpack them into `folder`, unless it exists; return `folder`.
 
+    They are of the host's own suite, or of another one. Their dependencies are not fetched.
     Raises SystemExit if the host has no apt-get or a download fails.
     """
     if folder.is_dir():
         return folder
     say(f"fetching {', '.join(packages)}")
-    options = _apt_options()
+    options = _apt_options(suite)
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     debs = new / "debs"
@@ -89,18 +90,24 @@ def debian_packages(packages: Sequence[str], folder: Path) -> Path:
 
 
 @functools.cache
-def _apt_options() -> list[str]:
+def _apt_options(suite: str = "") -> list[str]:
     """Return options with which apt has current lists, needs no root and leaves the system alone.
 
-    Raises SystemExit if the host has no apt-get or the lists cannot be fetched.
+    The lists are those of the host's own suite, or of another one. Raises SystemExit if the host
+    has no apt-get or the lists cannot be fetched.
     """
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise SystemExit("no apt-get or dpkg found: run this on Debian or a derivative")
-    state = CACHE / "apt"
+    state = CACHE / f"apt{suite and '-'}{suite}"
     for part in ("lists/partial", "archives/partial"):
         (state / part).mkdir(parents=True, exist_ok=True)
     options = ["-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={state}"]
     options += ["-o", "APT::Sandbox::User="]
+    if suite:
+        sources = state / "sources.list"
+        sources.write_text(f"deb {debian_mirror()} {suite} main\n")
+        options += ["-o", f"Dir::Etc::SourceList={sources}"]
+        options += ["-o", "Dir::Etc::SourceParts=/dev/null", "-o", "Dir::State::Status=/dev/null"]
     run(["apt-get", "-q", *options, "update"], tries=3)
     return options
 
