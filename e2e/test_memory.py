@@ -1,7 +1,8 @@
-"""Memory use of loop mode over ten thousand collections."""
+"""Memory use of loop mode over ten thousand collections, and runs that have too little memory."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,59 @@ def test_memory_grows_less_than_a_mebibyte_from_100_to_10000_collections(
         assert after_10000 - after_100 <= 1024
     finally:
         path.unlink(missing_ok=True)
+
+
+LARGE_HOST = [
+    SimulatedPf(
+        address=f"0000:{16 * n:02x}:00.0", netdev=f"pf{n}", vfs=256, sysfs="none", vf_driver="ice"
+    )
+    for n in range(1, 9)
+]
+ONCE = """
+import sys, types
+from sriov_textfile import __main__, cli
+socket, *arguments = sys.argv[1:]
+cli.main = lambda: cli.run(arguments, host=types.SimpleNamespace(rtnetlink=socket))
+__main__.main()
+"""
+
+
+def limited(mebibytes: int, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with a limit on its address space."""
+    words = ["sh", "-c", f'ulimit -v {mebibytes * 1024}; exec "$@"', "sh", sys.executable]
+    return subprocess.run([*words, *command], capture_output=True, text=True, timeout=60)
+
+
+def test_a_run_without_enough_memory_keeps_the_old_file(tmp_path: Path) -> None:
+    """From the least memory with which Python starts, to plenty."""
+    path = tmp_path / "textfile/sriov.prom"
+    path.parent.mkdir()
+    host = SimulatedHost(tmp_path / "host", LARGE_HOST)
+    codes: list[int] = []
+    with host.running():
+        for mebibytes in [*range(12, 44), 60, 80, 90, 95, 100, 110, 130, 160, 200]:
+            start = limited(mebibytes, "-c", "from sriov_textfile import __main__, cli")
+            if start.returncode:
+                print(f"{mebibytes} MiB: Python does not start")
+                continue
+            path.write_text("# the old file\n")
+            done = limited(
+                mebibytes, "-c", ONCE, host.rtnetlink, *host.flags, f"--textfile.path={path}"
+            )
+            print(f"{mebibytes} MiB: exit {done.returncode} {done.stderr[:150].strip()}")
+            codes.append(done.returncode)
+            page = path.read_text()
+            assert "Traceback" not in done.stderr
+            assert set(os.listdir(path.parent)) <= {".sriov.prom.lock", "sriov.prom"}
+            if done.returncode:
+                assert done.returncode == 1
+                assert page == "# the old file\n"
+                # Python itself may print "Exception ignored in" if it lacks memory.
+                lines = done.stderr.splitlines()
+                assert sum("sriov-textfile:" in line or "msg=" in line for line in lines) == 1
+            else:
+                assert done.stderr == ""
+                assert page.count("\nsriov_vf_rx_bytes{") == 8 * 256
+                assert page.splitlines()[-1].startswith("sriov_textfile_build_info{")
+    assert codes[0] == 1
+    assert codes[-1] == 0

@@ -1,6 +1,7 @@
 """Makes `python -m sriov_textfile` the same program as `sriov-textfile`."""
 
 import os
+import sys
 
 
 def main() -> None:
@@ -19,13 +20,24 @@ def main() -> None:
         pass
     except SystemExit as error:
         code = 0 if error.code is None else error.code
+    except MemoryError:
+        _report("out of memory; allow more (MemoryMax=, ulimit -v)")
+        code = 1
     except Exception as error:
-        from sriov_textfile.log import write_line
-
-        name = type(error).__name__
-        write_line(f"sriov-textfile: unexpected error: {name}: {error}; please report this")
+        _report(f"unexpected error: {type(error).__name__}: {error}; please report this")
         code = 1
     os._exit(code if isinstance(code, int) else 1)
+
+
+def _report(message: str) -> None:
+    try:
+        from sriov_textfile.log import write_line
+
+        write_line(f"sriov-textfile: {message}")
+    except (ImportError, MemoryError):
+        # There is no memory to load a module either.
+        if sys.stderr is not None:
+            os.write(2, b"sriov-textfile: out of memory\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 # The module threading is not needed for a few threads, and takes 3 ms to import.
 from _thread import allocate_lock, start_new_thread
 
-from sriov_textfile.problems import Problem, ProblemError
+from sriov_textfile.problems import NoThreadError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Task:
     def __init__(
         self, call: Callable[[], object], late: Callable[[], object] | None = None
     ) -> None:
-        """Start the call. Raises ProblemError if no thread can be started.
+        """Start the call. Raises NoThreadError.
 
         `late` is called if the call ends after wait() has given up, to close what it used.
         """
@@ -58,6 +58,8 @@ class Task:
         """Run the call; its thread does this."""
         try:
             self._call()
+        except MemoryError as error:
+            self._error = error.with_traceback(None)  # Its frames keep what was read.
         except BaseException as error:
             self._error = error
         with self._lock:
@@ -83,8 +85,7 @@ class _Worker:
         try:
             start_new_thread(self._run, ())
         except RuntimeError as error:
-            hint = "allow more tasks (TasksMax=, ulimit -u) or memory"
-            raise ProblemError(Problem("no-thread", "", str(error), hint)) from None
+            raise NoThreadError(str(error)) from None
 
     def begin(self, task: Task) -> None:
         """Run a task in this thread, which must be idle."""

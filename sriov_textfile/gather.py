@@ -9,7 +9,7 @@ from sriov_textfile import __version__
 from sriov_textfile.collectors import COLLECTORS
 from sriov_textfile.deadline import Task
 from sriov_textfile.metrics import Family, labels
-from sriov_textfile.problems import Problem, ProblemError, unexpected
+from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, shortage, unexpected
 from sriov_textfile.snapshot import Snapshot
 
 TYPE_CHECKING = False
@@ -87,8 +87,8 @@ class Gatherer:
         try:
             self._task, self._snapshot = Task(task), snapshot
             finished = self._task.wait(seconds)
-        except ProblemError as error:
-            raise GatherError(error.problem) from None
+        except MemoryError as error:
+            raise GatherError(shortage(error)) from None
         except Exception as error:
             raise GatherError(unexpected("collection", error)) from None
         if not finished:
@@ -134,6 +134,8 @@ def run(collector: Collector, snapshot: Snapshot, names: set[str]) -> CollectorR
                 snapshot.skip(problem, count)
     except ProblemError as error:
         snapshot.fail(error.problem)
+    except OUT_OF_MEMORY:
+        raise
     except Exception as error:
         snapshot.fail(unexpected(collector.name, error))
     done.seconds = time.perf_counter() - start

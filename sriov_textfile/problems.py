@@ -34,6 +34,24 @@ class ProblemError(Exception):
         self.problem = problem
 
 
+class NoThreadError(MemoryError):
+    """Raised if no thread can be started."""
+
+
+# They end the whole collection: the next PF would lack memory too, and a page without most of its
+# metrics must not replace a complete one. Where Python itself runs out of memory, it may raise
+# SystemError.
+OUT_OF_MEMORY = (MemoryError, SystemError)
+
+
+def shortage(error: MemoryError) -> Problem:
+    """Return the problem of a process that lacks memory or threads."""
+    if isinstance(error, NoThreadError):
+        hint = "allow more tasks (TasksMax=, ulimit -u) or memory"
+        return Problem("no-thread", "", str(error), hint)
+    return Problem("no-memory", "", "out of memory", "allow more memory (MemoryMax=, ulimit -v)")
+
+
 def cause(error: Exception, path: str = "") -> str:
     """Return the reason of an error, with the path in front if it is known."""
     reason = str(error)

@@ -11,7 +11,7 @@ import time
 
 from sriov_textfile.deadline import Task
 from sriov_textfile.host import pci, readers, rtnetlink
-from sriov_textfile.problems import Problem, ProblemError, cause, unexpected
+from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, cause, unexpected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,9 +79,11 @@ class Snapshot:
         self._unreadable: dict[object, Problem] = {}
 
     def close(self) -> None:
-        """Close what the snapshot has opened."""
+        """Close what the snapshot has opened, and forget what it has read."""
         if self._rtnetlink:
             self._rtnetlink.close()
+        self._values.clear()
+        self._counters.clear()
 
     def fail(self, problem: Problem) -> None:
         """Record a failure after which the collection can continue."""
@@ -303,6 +305,8 @@ class Snapshot:
     def _ask_kubelet(self) -> PodResources:
         try:
             from sriov_textfile.kubelet import podresources
+        except OUT_OF_MEMORY:
+            raise
         except Exception as error:  # protobuf raises its own errors for mismatched versions
             from sriov_textfile import packages
 
@@ -368,6 +372,8 @@ class Snapshot:
             except (OSError, ValueError) as error:
                 self._unreadable[key] = problem(error)
                 raise ProblemError(self._unreadable[key]) from None
+            except OUT_OF_MEMORY:
+                raise
             except Exception as error:
                 self._unreadable[key] = unexpected(reading, error)
                 raise ProblemError(self._unreadable[key]) from None

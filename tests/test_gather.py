@@ -213,10 +213,37 @@ def test_an_error_outside_the_collectors_is_not_an_empty_page(
     path.write_text("# the old file\n")
 
     def fail(*unused: object) -> None:
-        raise MemoryError
+        raise ZeroDivisionError
 
     monkeypatch.setattr(gather, "_build_info", fail)
     run = make_host(SimulatedPf()).collect(f"--textfile.path={path}")
     assert run.code == 1
-    assert "collection failed unexpectedly: MemoryError" in run.log
+    assert "collection failed unexpectedly: ZeroDivisionError" in run.log
+    assert path.read_text() == "# the old file\n"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "host.rtnetlink.decode_link",
+        "host.pci.discover",
+        "collectors.vfstats.labels",
+        "exposition.render",
+        "outputs.textfile.write",
+    ],
+)
+def test_a_lack_of_memory_ends_the_run_and_keeps_the_old_file(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    path = tmp_path / "sriov.prom"
+    path.write_text("# the old file\n")
+
+    def fail(*unused: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(f"sriov_textfile.{place}", fail)
+    run = make_host(SimulatedPf(sysfs="none")).collect(f"--textfile.path={path}")
+    assert run.code == 1
+    assert len(run.log.splitlines()) == 1
+    assert f"out of memory; {path} is unchanged; allow more memory (MemoryMax=," in run.log
     assert path.read_text() == "# the old file\n"

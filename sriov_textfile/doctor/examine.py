@@ -16,7 +16,7 @@ from sriov_textfile.doctor import node_exporter
 from sriov_textfile.doctor.report import CollectorResult, Report, Textfile
 from sriov_textfile.host import nic
 from sriov_textfile.log import Log
-from sriov_textfile.problems import ProblemError
+from sriov_textfile.problems import ProblemError, shortage
 from sriov_textfile.snapshot import Snapshot
 
 # Timers and cron jobs write at least once a minute.
@@ -52,6 +52,8 @@ def examine(config: Config, describe_nic: inventory.DescribeNic | None = None) -
         raise
     except ProblemError as error:
         raise ExamineError(str(error)) from None
+    except MemoryError as error:
+        raise ExamineError(shortage(error).text) from None
     except Exception as error:
         raise ExamineError(
             f"doctor failed unexpectedly while reading {snapshot.reading}:"

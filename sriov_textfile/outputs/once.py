@@ -11,7 +11,7 @@ from sriov_textfile import exposition
 from sriov_textfile.deadline import Task
 from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.outputs import textfile
-from sriov_textfile.problems import Problem, ProblemError
+from sriov_textfile.problems import Problem, ProblemError, shortage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Delivery:
         except (KeyboardInterrupt, SystemExit):
             try:
                 writing.wait(_MIN_SECONDS)  # A write that goes well is over soon.
-            except (ProblemError, OSError):
+            except (ProblemError, OSError, MemoryError):
                 pass
             raise
 
@@ -76,6 +76,9 @@ class Delivery:
             return exposition.render(self._gatherer.gather(end - time.monotonic()))
         except GatherError as error:
             raise self._undelivered(error.problem) from None
+        except MemoryError as error:
+            problem = shortage(error)
+        raise self._undelivered(problem)  # outside, because the error's frames keep the metrics
 
     def _acquire(self, end: float) -> int:
         """Return a lock for write(), which closes it."""
@@ -103,8 +106,8 @@ class Delivery:
         """Start a call that uses the file, in a thread: a disk may hang as a driver does."""
         try:
             self._task = Task(call, late)
-        except ProblemError as error:
-            raise self._undelivered(error.problem) from None
+        except MemoryError as error:
+            raise self._undelivered(shortage(error)) from None
         return self._task
 
     def _wait(self, task: Task, doing: str, seconds: float) -> None:
@@ -112,6 +115,8 @@ class Delivery:
             finished = task.wait(seconds)
         except ProblemError as error:
             raise self._undelivered(error.problem) from None
+        except MemoryError as error:
+            raise self._undelivered(shortage(error)) from None
         except OSError as error:
             raise self._unwritable(error) from None
         if not finished:
