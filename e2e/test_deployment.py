@@ -76,6 +76,15 @@ def test_every_container_is_hardened_and_every_mount_has_a_volume(path: Path) ->
     assert spec["hostNetwork"] is True
 
 
+def test_the_cron_job_runs_the_program_as_its_user() -> None:
+    *_, job = (PROJECT / "cron/sriov-textfile").read_text().splitlines()
+    *minutes, user, program = job.split(" 2>&1 | ")[0].split(maxsplit=6)
+    assert (minutes, user) == (["*"] * 5, "sriov-textfile")
+    words, values = flags.parse(program.split()[1:])
+    assert words == ["collect"]
+    assert values[flags.TEXTFILE_PATH] == "/var/lib/prometheus/node-exporter/sriov.prom"
+
+
 def test_the_http_daemonset_passes_the_go_exporters_arguments() -> None:
     (container,) = containers(DEPLOYMENT / "http/daemonset.yaml")
     assert container["args"] == [

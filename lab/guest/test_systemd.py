@@ -222,13 +222,13 @@ def test_the_socket_starts_the_http_service() -> None:
 def test_cron_writes_the_file() -> None:
     follow("cron")
     wait_for(lambda: vfs_in_file() == 14, seconds=150)
-    assert FILE.owner() == "root"
+    assert FILE.owner() == "sriov-textfile"
     assert stat.filemode(FILE.stat().st_mode) == "-rw-r--r--"
 
 
 def test_a_cron_run_logs_to_the_journal() -> None:
     line = (CHECKOUT / "cron/sriov-textfile").read_text().splitlines()[-1]
-    command = line.split("root ", 1)[1].replace(str(FILE), "/nowhere/sriov.prom")
+    command = line.split("sriov-textfile ", 1)[1].replace(str(FILE), "/nowhere/sriov.prom")
     sh(command)
     journal = "journalctl --no-pager -t sriov-textfile"
     wait_for(lambda: "cannot write /nowhere/sriov.prom" in sh(journal))
