@@ -62,6 +62,32 @@ def run_pyz(pyz: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+def test_the_zipapp_imports_nothing_from_a_users_environment(pyz: Path, tmp_path: Path) -> None:
+    for name in ("json", "grpc", "select", "sitecustomize", "sriov_textfile"):
+        (tmp_path / f"{name}.py").write_text("print('imported', flush=True)\n")
+    user = (
+        tmp_path / "user" / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    )
+    user.mkdir(parents=True)
+    (user / "usercustomize.py").write_text("print('imported', flush=True)\n")
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONUSERBASE": str(tmp_path / "user"),
+    }
+    flags = ["--path.sysbuspci=/nowhere", "--collector.kubepoddevice"]  # so that it logs, with json
+    done = subprocess.run(
+        [pyz, *flags, f"--textfile.path={tmp_path}/sriov.prom"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "cannot list PCI devices in /nowhere" in done.stderr
+
+
 def test_the_zipapp_build_is_reproducible(pyz: Path, tmp_path: Path) -> None:
     zipapp.build(tmp_path / "again.pyz")
     assert (tmp_path / "again.pyz").read_bytes() == pyz.read_bytes()

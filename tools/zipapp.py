@@ -9,6 +9,9 @@ PROJECT = Path(__file__).parent.parent
 TARGET = PROJECT / "dist/sriov-textfile.pyz"
 PACKAGE = PROJECT / "sriov_textfile"
 
+# Isolated: no module is imported from the working directory, PYTHONPATH or a user's packages,
+# because root may run the file anywhere. Without -S, env would take "python3 -I" for a name.
+_INTERPRETER = b"#!/usr/bin/env -S python3 -I\n"
 _MAIN = b"import sys\nfrom sriov_textfile.__main__ import main\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest timestamp a zip file can have
 
@@ -20,7 +23,7 @@ def build(target: Path = TARGET) -> None:
     }
     target.parent.mkdir(exist_ok=True)
     with target.open("wb") as file:
-        file.write(b"#!/usr/bin/env python3\n")
+        file.write(_INTERPRETER)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in {"__main__.py": _MAIN, **sources}.items():
                 info = zipfile.ZipInfo(name, _EPOCH)
