@@ -515,8 +515,42 @@ def test_an_unwritable_folder_keeps_the_old_file(old_file: Path) -> None:
     )
     assert done.returncode == 1
     assert f"cannot write {old_file}: Permission denied" in done.stderr
+    assert f"{old_file.parent}" in done.stderr.split("is unchanged; ")[1]
     assert old_file.read_text() == "# the old file\n"
     assert os.listdir(old_file.parent) == ["sriov.prom"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be root without a capability")
+def test_root_without_capabilities_gets_fitting_advice(old_file: Path) -> None:
+    os.chown(old_file.parent, 65534, 65534)
+    old_file.parent.chmod(0o775)
+    command = [sys.executable, "-m", "sriov_textfile", "demo", f"--textfile.path={old_file}"]
+    before = [*WITHOUT_PRIVILEGE, *command]
+    done = subprocess.run(before, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    folder = old_file.parent
+    assert (
+        f"Permission denied; {old_file} is unchanged; {folder} belongs to the user nobody, and root"
+        f" without CAP_DAC_OVERRIDE cannot write there: setfacl -m u:root:rwx {folder}, or chown"
+    ) in done.stderr
+    os.chown(folder, 0, 65534)  # as the hint advises
+    done = subprocess.run(before, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+
+
+def test_an_inaccessible_folder_is_reported_with_a_hint(tmp_path: Path) -> None:
+    folder = tmp_path / "private/textfile"
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0)
+    command = [sys.executable, "-m", "sriov_textfile", "demo", f"--textfile.path={folder}/x.prom"]
+    done = subprocess.run(
+        [*WITHOUT_PRIVILEGE, *command], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert f"Permission denied; nothing was written; give this user access to {folder}" in (
+        done.stderr
+    )
+    folder.parent.chmod(0o700)
 
 
 def test_a_missing_folder_is_reported_with_a_hint(make_host: MakeHost) -> None:

@@ -23,7 +23,6 @@ _STDOUT = 1
 _LOCK_SHARE = 0.5  # of --timeout: what is left must do for the collection
 _MIN_SECONDS = 0.2  # for the write, however long the collection took
 _HINTS = {
-    errno.EACCES: "give this user write permission on the directory",
     errno.EROFS: "allow the service to write there (ReadWritePaths=), or choose another path",
     errno.ENOSPC: "free disk space",
 }
@@ -148,7 +147,31 @@ def _hint(path: str, error: OSError) -> str:
         if not os.path.isdir(folder):
             return f"create the directory {folder}"
         return f"{folder} accepts no new files; choose another --textfile.path"
+    if error.errno == errno.EACCES:
+        return _permission(os.path.dirname(path) or ".")
     return _HINTS.get(error.errno or 0, "choose another --textfile.path")
+
+
+def _permission(folder: str) -> str:
+    """Return how to let this user write to a folder."""
+    import pwd  # Only for this error.
+
+    try:
+        owner = os.stat(folder).st_uid
+    except OSError:
+        return f"give this user access to {folder}"
+    if owner == os.geteuid():
+        return f"give this user write permission on {folder}"
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:  # A container may lack the host's users.
+        name = str(owner)
+    if os.geteuid() == 0:
+        return (
+            f"{folder} belongs to the user {name}, and root without CAP_DAC_OVERRIDE cannot write"
+            f" there: setfacl -m u:root:rwx {folder}, or chown root {folder}"
+        )
+    return f"give this user write permission on {folder}, which belongs to the user {name}"
 
 
 def print_all(data: bytes) -> None:
