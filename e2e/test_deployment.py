@@ -28,6 +28,11 @@ def documents(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(path.read_text()))
 
 
+def mebibytes(quantity: str) -> int:
+    """Return an amount of memory as Kubernetes (64Mi) or systemd (64M) write it."""
+    return int(quantity.removesuffix("i").removesuffix("M"))
+
+
 def containers(path: Path) -> list[dict[str, Any]]:
     (daemonset,) = documents(path)
     found: list[dict[str, Any]] = daemonset["spec"]["template"]["spec"]["containers"]
@@ -71,7 +76,10 @@ def test_every_container_is_hardened_and_every_mount_has_a_volume(path: Path) ->
         assert security["capabilities"] == {"drop": ["ALL"]}
         assert security["readOnlyRootFilesystem"] is True
         assert security["allowPrivilegeEscalation"] is False
-        assert "memory" in container["resources"]["limits"]
+        requests, limits = (container["resources"][kind] for kind in ("requests", "limits"))
+        assert set(requests) == {"cpu", "memory"}
+        assert set(limits) == {"memory"}  # A limit of CPU time would only make collections slower.
+        assert mebibytes(requests["memory"]) <= mebibytes(limits["memory"])
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
     assert spec["hostNetwork"] is True
 

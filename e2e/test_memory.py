@@ -7,7 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
+
+PROJECT = Path(__file__).parent.parent
 
 # The real loop, with a Gatherer that counts collections and exits after the last.
 PROGRAM = """
@@ -76,6 +82,49 @@ socket, *arguments = sys.argv[1:]
 cli.main = lambda: cli.run(arguments, host=types.SimpleNamespace(rtnetlink=socket))
 __main__.main()
 """
+
+
+# A run that prints its peak memory in MiB, and its threads.
+PEAK = """
+import sys, types
+from sriov_textfile import cli
+socket, *arguments = sys.argv[1:]
+code = cli.run(arguments, host=types.SimpleNamespace(rtnetlink=socket))
+status = dict(line.split(":") for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) // 1024, int(status["Threads"]))
+"""
+
+
+@pytest.mark.parametrize("unit", ["sriov-textfile", "sriov-textfile-kubernetes"])
+def test_a_run_needs_half_of_the_memory_and_tasks_of_its_unit(tmp_path: Path, unit: str) -> None:
+    """With 2,048 VFs and 250 pods."""
+    lines = (PROJECT / f"systemd/{unit}.service").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if "=" in line)
+    host = SimulatedHost(tmp_path / "host", LARGE_HOST)
+    pods = [
+        SimulatedPod(
+            f"p{n}",
+            "core",
+            f"{n:032x}",
+            [SimulatedContainer("c", f"{n:064x}", "2", {"vf": [LARGE_HOST[0].vf_address(n)]})],
+        )
+        for n in range(250)
+    ]
+    node = SimulatedNode(tmp_path, pods)
+    path = tmp_path / "sriov.prom"
+    with host.running(), node.running():
+        words = [host.rtnetlink, *host.flags, "--collector.vfinfo", f"--textfile.path={path}"]
+        if unit.endswith("kubernetes"):
+            words += node.flags
+        command = [sys.executable, "-c", PEAK, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    memory, threads = (int(word) for word in done.stdout.split())
+    print(f"{unit}: {memory} MiB, {threads} threads, {path.stat().st_size >> 10} KiB of metrics")
+    assert path.read_text().count("\nsriov_vf_rx_bytes{") == 8 * 256
+    # The kernel also counts what it caches of the file, and frees that.
+    assert memory < int(settings["MemoryMax"].removesuffix("M")) / 2
+    assert threads < int(settings["TasksMax"]) / 2
 
 
 def limited(mebibytes: int, *command: str) -> subprocess.CompletedProcess[str]:
