@@ -122,6 +122,22 @@ def test_without_a_path_each_collection_is_printed(start: Start) -> None:
     assert program.wait(10) == 0
 
 
+def test_a_loop_waits_for_the_reader_of_standard_output_and_can_be_stopped(
+    start: Start, host: Host
+) -> None:
+    program = start("--interval=1ms")
+    wait_until(lambda: bool(host.server.requests))
+    collections = 0
+    while collections != sum(host.server.requests.values()):  # until the pipe is full
+        collections = sum(host.server.requests.values())
+        time.sleep(0.5)
+    assert program.poll() is None
+    assert collections > 1
+    program.terminate()
+    assert program.wait(5) == 0
+    assert problems_of(program) == []
+
+
 def test_a_closed_standard_output_stops_the_loop_with_exit_1(start: Start) -> None:
     program = start("--interval=10ms")
     assert program.stdout
