@@ -54,6 +54,53 @@ def test_kustomizations_name_existing_files_and_this_version(path: Path) -> None
     assert [image["newTag"] for image in kustomization["images"]] == [__version__]
 
 
+def test_the_dockerfile_has_this_version() -> None:
+    dockerfile = (DEPLOYMENT / "Dockerfile").read_text()
+    assert f"-t registry.example/sriov-textfile:{__version__} ." in dockerfile
+    assert f'org.opencontainers.image.version="{__version__}"' in dockerfile
+
+
+# The arguments of the sriov-network-operator's DaemonSet, which has no command.
+OPERATOR = [
+    "--web.listen-address=127.0.0.1:9110",
+    "--path.kubecgroup=/sys/fs/cgroup",
+    "--path.sysbuspci=/host/sys/bus/pci/devices/",
+    "--path.sysclassnet=/host/sys/class/net/",
+    "--path.cpucheckpoint=/host/cpu_manager_state",
+    "--path.kubeletsocket=/host/kubelet.sock",
+    "--collector.kubepoddevice=true",
+    "--collector.vfstatspriority=netlink,sysfs",
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ([], "serve"),
+        (OPERATOR, "serve"),
+        (["doctor", "--json"], "doctor"),
+        (["version"], "version"),
+    ],
+)
+def test_the_image_serves_unless_it_is_given_a_command(
+    tmp_path: Path, arguments: list[str], command: str
+) -> None:
+    program = tmp_path / "sriov-textfile"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        [DEPLOYMENT / "entrypoint", *arguments],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    words = done.stdout.split()
+    assert words == ([command, *arguments] if command == "serve" else arguments)
+    parsed, values = flags.parse(words)
+    assert parsed == [command]
+    values.check(command)
+
+
 @pytest.mark.parametrize("path", DAEMONSETS, ids=name_of)
 def test_the_program_accepts_its_containers_arguments(path: Path) -> None:
     (ours,) = [
