@@ -75,14 +75,26 @@ class Pf:
 
 
 @dataclass
+class Container:
+    """A container with devices or exclusive CPUs; NUMA nodes that are unknown are left out."""
+
+    name: str  # namespace/pod/container
+    cpus: list[int]
+    cpu_numa_nodes: list[str]
+    devices: list[str]  # PCI addresses, or names on the auxiliary bus
+    device_numa_nodes: list[str]
+
+
+@dataclass
 class Kubelet:
-    """What the kubelet reported about the pods' devices."""
+    """What the kubelet reported about the pods' devices and CPUs."""
 
     enabled: bool  # whether kubepoddevice is on
     socket: str
     asked: bool = False
     problem: Problem | None = None
     devices: int = 0  # PCI devices that pods use
+    containers: list[Container] = field(default_factory=list)
 
 
 @dataclass
@@ -113,6 +125,7 @@ def take(snapshot: Snapshot, describe_nic: DescribeNic) -> Inventory:
     pfs, problem, nics = [], None, ""
     try:
         pfs = [_pf(snapshot, pf, pods) for pf in snapshot.pfs]
+        kubelet.containers = _containers(snapshot, kubelet, pfs)
         nics = _add_nics(snapshot, pfs, describe_nic)
     except ProblemError as error:
         problem = error.problem
@@ -258,6 +271,36 @@ def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
         kubelet.problem = error.problem
     kubelet.devices = len(pods)
     return kubelet, pods
+
+
+def _containers(snapshot: Snapshot, kubelet: Kubelet, pfs: list[Pf]) -> list[Container]:
+    """Return the containers with devices or CPUs, in a fixed order."""
+    if not kubelet.asked or kubelet.problem:
+        return []
+    node_of = {vf.address: pf.numa_node for pf in pfs for vf in pf.vfs}
+    found = []
+    for container in snapshot.pod_resources.containers:
+        nodes: dict[int, str] = {}
+        if container.cpus:
+            try:
+                nodes = snapshot.numa_nodes
+            except ProblemError:  # kubepoddevice reports it, if it is on.
+                pass
+        device_nodes = {
+            node
+            for device in container.devices
+            for node in (device.numa_node or node_of.get(device.name, "")).split(",")
+        }
+        found.append(
+            Container(
+                name=f"{container.namespace}/{container.pod}/{container.name}",
+                cpus=container.cpus,
+                cpu_numa_nodes=sorted({nodes[cpu] for cpu in container.cpus if cpu in nodes}),
+                devices=[device.name for device in container.devices],
+                device_numa_nodes=sorted(device_nodes - {""}),
+            )
+        )
+    return found
 
 
 def _cpus(snapshot: Snapshot) -> Cpus:

@@ -30,6 +30,7 @@ from sriov_textfile.problems import Problem
 from sriov_textfile.simulate import demo
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 from tests.conftest import WITHOUT_PRIVILEGE, Host, MakeHost
 
 PROJECT = Path(__file__).parent.parent
@@ -614,6 +615,22 @@ def test_an_unexpected_exception_of_a_collector_is_a_finding(
     found = only_finding(make_host(WITH_COUNTERS))
     assert (found["code"], found["about"]) == ("unexpected", "pfinfo")
     assert "RuntimeError: no luck" in found["what"]
+
+
+@pytest.mark.parametrize(("cpus", "misaligned"), [("2-3", False), ("3-4", False), ("4-5", True)])
+def test_cpus_on_another_numa_node_than_the_devices_are_a_finding(
+    make_host: MakeHost, tmp_path: Path, cpus: str, misaligned: bool
+) -> None:
+    host = make_host(WITH_COUNTERS)  # on NUMA node 0, as the CPUs 0 to 3
+    vf = host.pfs[0].vf_address(0)
+    container = SimulatedContainer("app", "a" * 64, cpus, {"vendor/vf": [vf]})
+    node = SimulatedNode(tmp_path, [SimulatedPod("p", "core", "1" * 32, [container])])
+    flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"]
+    flags.append(f"--path.nodecpuinfo={node.nodes}")
+    with node.running():
+        found = findings(host, *flags)
+    assert [finding["code"] for finding in found] == ["numa-misaligned"] * misaligned
+    assert [finding["about"] for finding in found] == ["core/p/app"] * misaligned
 
 
 def test_a_series_of_two_pods_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:

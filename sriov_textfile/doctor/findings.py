@@ -305,6 +305,25 @@ def _wrapped(report: Report) -> Iterator[Finding]:
             )
 
 
+def _numa_misaligned(report: Report) -> Iterator[Finding]:
+    for container in report.inventory.kubelet.containers:
+        cpus, devices = set(container.cpu_numa_nodes), set(container.device_numa_nodes)
+        if cpus and devices - cpus:
+            yield Finding(
+                "numa-misaligned",
+                container.name,
+                f"{container.name} has devices on NUMA node {_listed(devices - cpus)}, but its"
+                f" exclusive CPUs are on node {_listed(cpus)}",
+                "every packet crosses the interconnect between the processors",
+                "set topologyManagerPolicy: single-numa-node in the kubelet's configuration, and"
+                " delete the pod, so that its replacement is placed anew",
+            )
+
+
+def _listed(nodes: set[str]) -> str:
+    return ", ".join(sorted(nodes))
+
+
 def _cpu_policy(report: Report) -> Iterator[Finding]:
     cpus = report.inventory.cpus
     if cpus.enabled and cpus.policy not in ("", "static"):
@@ -410,6 +429,7 @@ RULES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
     _no_counters,
     _only_zeros,
     _wrapped,
+    _numa_misaligned,
     _cpu_policy,
     _textfile,
 )

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from sriov_textfile.collectors import vfstats
 from sriov_textfile.doctor.report import Finding, Report, Textfile
-from sriov_textfile.inventory import Cpus, Kubelet, Pf, ReaderUse, Vf
+from sriov_textfile.inventory import Container, Cpus, Kubelet, Pf, ReaderUse, Vf
 from sriov_textfile.log import printable
 from sriov_textfile.problems import Problem
 from sriov_textfile.table import aligned
@@ -79,6 +79,11 @@ class _Text:
         yield _PLAIN, ""
         for pf in report.inventory.pfs:
             yield from self._pf(pf)
+            yield _PLAIN, ""
+        if containers := report.inventory.kubelet.containers:
+            yield _BOLD, "Containers with devices or exclusive CPUs"
+            for line in aligned(_containers(containers)):
+                yield _PLAIN, f"  {line}"
             yield _PLAIN, ""
         yield from self._facts("", _environment(report))
         yield _PLAIN, ""
@@ -186,6 +191,31 @@ def _counters(vfs: Sequence[Vf]) -> list[list[str]]:
         for vf in vfs
     ]
     return [["VF", "PCI address", *known], *rows] if known else []
+
+
+def _containers(containers: Sequence[Container]) -> list[list[str]]:
+    rows = [
+        [
+            container.name,
+            _ranges(container.cpus) or "-",
+            ",".join(container.cpu_numa_nodes) or "-",
+            " ".join(container.devices) or "-",
+            ",".join(container.device_numa_nodes) or "-",
+        ]
+        for container in containers
+    ]
+    return [["container", "CPUs", "their NUMA node", "devices", "their NUMA node"], *rows]
+
+
+def _ranges(cpus: Sequence[int]) -> str:
+    """Return ascending numbers as the kernel writes a list of CPUs: 0-3,8."""
+    ranges: list[list[int]] = []
+    for cpu in cpus:
+        if ranges and ranges[-1][1] == cpu - 1:
+            ranges[-1][1] = cpu
+        else:
+            ranges.append([cpu, cpu])
+    return ",".join([f"{a}-{b}" if a != b else str(a) for a, b in ranges])
 
 
 def _vlan(vf: Vf) -> str:

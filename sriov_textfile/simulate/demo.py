@@ -131,7 +131,9 @@ def pf(number: int, vfs: int) -> DemoPf:
 def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
     """Return the demo's pods: one for every two VFs of a PF, up to three for a PF."""
     found = []
+    free = dict(enumerate(_EXCLUSIVE_CPUS))  # by NUMA node; the first PF's pods get them
     for number, pf in enumerate(pfs):
+        cpus = free.pop(pf.numa_node, ())
         for group in range(min(pf.vfs, _VFS_IN_USE) // 2):
             addresses = [pf.vf_address(2 * group), pf.vf_address(2 * group + 1)]
             devices, claims = {f"vendor.example/{pf.driver}_vf": addresses}, {}
@@ -142,7 +144,7 @@ def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
             container = SimulatedContainer(
                 name=("upf", "du", "router")[group],
                 id=digest,
-                cpus=_EXCLUSIVE_CPUS[number][group] if number < 2 and group < 2 else "",
+                cpus=cpus[group] if group < len(cpus) else "",
                 devices=devices,
                 claims=claims,
             )
