@@ -89,6 +89,8 @@ class Gatherer:
             finished = self._task.wait(seconds)
         except MemoryError as error:
             raise GatherError(shortage(error)) from None
+        except ProblemError as error:  # from count()
+            raise GatherError(error.problem) from None
         except Exception as error:
             raise GatherError(unexpected("collection", error)) from None
         if not finished:
