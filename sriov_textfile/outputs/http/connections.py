@@ -57,7 +57,9 @@ class Server:
                 client, address = await loop.sock_accept(listener)
             except OSError as error:  # No file descriptor is left, or the client has gone.
                 self.log_rarely(f"cannot accept a connection: {error.strerror}")
-                self._make_room(self._connections)
+                # For several at once: others wait to be accepted, and each round takes time.
+                for _ in range(len(self._connections) // 4 + 1):
+                    self._make_room(self._connections)
                 await asyncio.sleep(0.05)
                 continue
             connection = Connection(self, client, _client(address))
