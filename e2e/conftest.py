@@ -69,7 +69,8 @@ def python(request: pytest.FixtureRequest) -> list[str]:
     try:
         return other_python()
     except SystemExit as error:
-        pytest.skip(f"no Python {PYTHON} from Debian: {error}")
+        reason = error if isinstance(error.code, str) else "the download failed"
+        pytest.skip(f"no Python {PYTHON} from Debian: {reason}")
 
 
 def other_python() -> list[str]:

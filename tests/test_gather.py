@@ -247,3 +247,9 @@ def test_a_lack_of_memory_ends_the_run_and_keeps_the_old_file(
     assert len(run.log.splitlines()) == 1
     assert f"out of memory; {path} is unchanged; allow more memory (MemoryMax=," in run.log
     assert path.read_text() == "# the old file\n"
+
+
+def test_counting_reports_what_cannot_be_read(make_host: MakeHost) -> None:
+    with pytest.raises(GatherError) as raised:
+        gatherer(make_host(), "--path.sysbuspci=/nowhere").count()
+    assert raised.value.problem.code == "missing-mount"
