@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Of the remaining time: a kubelet that hangs must not cost the metrics of other collectors, and a
 # PF whose driver does not answer not those of other PFs.
 _KUBELET_SHARE = 0.8
-_LINK_SHARE = 0.7
+_LINK_SHARE = 0.5
 _MIN_SECONDS = 0.1
 _MAX_SKIPPED = 1000  # a kubelet or driver that repeats itself must not fill the memory
 
