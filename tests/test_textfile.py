@@ -14,11 +14,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sriov_textfile.outputs import textfile
+from sriov_textfile import deadline
+from sriov_textfile.outputs import once, textfile
 from sriov_textfile.problems import ProblemError
 from sriov_textfile.simulate.host import SimulatedPf
 from tests.conftest import PROGRAM, WITHOUT_PRIVILEGE, MakeHost, Run
@@ -571,3 +573,25 @@ def test_a_folder_at_the_path_is_reported_and_kept(make_host: MakeHost, tmp_path
     assert run.code == 1
     assert "sriov.prom: Is a directory" in run.log
     assert sorted(os.listdir(tmp_path / "textfile")) == [LOCK, "sriov.prom"]
+
+
+def test_a_signal_between_the_start_of_the_write_and_its_end_is_no_error(
+    make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write has the lock then, and closes it."""
+    host = make_host(SimulatedPf())
+    path = tmp_path / "textfile/sriov.prom"
+    path.parent.mkdir()
+    started: list[deadline.Task] = []
+
+    def interrupted(call: Callable[[], object], late: object = None) -> deadline.Task:
+        started.append(deadline.Task(call))
+        if len(started) == 2:  # after that of the lock
+            started[-1].wait(5)
+            raise SystemExit(0)
+        return started[-1]
+
+    monkeypatch.setattr(once, "Task", interrupted)
+    with pytest.raises(SystemExit):
+        host.collect(f"--textfile.path={path}")
+    assert sorted(os.listdir(path.parent)) == [".sriov.prom.lock", path.name]

@@ -54,21 +54,25 @@ class Delivery:
             return
         if self._task and not self._task.done:
             raise self._error("hangs", f"an earlier write to {self.path} still hangs", "see dmesg")
+        try:
+            self._deliver(end)
+        except (KeyboardInterrupt, SystemExit):
+            try:
+                if self._task:
+                    self._task.wait(_MIN_SECONDS)  # A write that goes well is over soon.
+            except (ProblemError, OSError, MemoryError):
+                pass
+            raise
+
+    def _deliver(self, end: float) -> None:
         lock = self._acquire(end)
         try:
             page = self._page(end)
             writing = self._start(lambda: _write(self.path, page, lock))
-        except BaseException:
+        except DeliveryError:  # An interrupt may come when the write has just started, and has it.
             self._release(lock)
             raise
-        try:
-            self._wait(writing, "writing", max(end - time.monotonic(), _MIN_SECONDS))
-        except (KeyboardInterrupt, SystemExit):
-            try:
-                writing.wait(_MIN_SECONDS)  # A write that goes well is over soon.
-            except (ProblemError, OSError, MemoryError):
-                pass
-            raise
+        self._wait(writing, "writing", max(end - time.monotonic(), _MIN_SECONDS))
 
     def _page(self, end: float) -> bytes:
         try:
