@@ -291,9 +291,8 @@ def test_zeros_are_a_finding_if_the_netdev_of_a_vf_has_counted_packets(make_host
 def test_zeros_are_a_finding_if_a_pod_uses_a_vf(make_host: MakeHost, tmp_path: Path) -> None:
     host = make_host(WITHOUT_COUNTERS)
     with demo_node(tmp_path, host.pfs) as node:
-        found = only_finding(
-            host, "--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"
-        )
+        flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"]
+        found = only_finding(host, *flags, f"--path.nodecpuinfo={node.nodes}")
     assert found["what"].endswith("are 0, although pod core/upf-0 uses VF 0")
 
 
@@ -638,6 +637,7 @@ def test_a_series_of_two_pods_is_a_finding(make_host: MakeHost, tmp_path: Path) 
     pods = demo.pods(host.pfs)
     node = SimulatedNode(tmp_path, [*pods, *pods])
     flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"]
+    flags.append(f"--path.nodecpuinfo={node.nodes}")
     with node.running():
         found = findings(host, *flags)
     # Two devices and two CPUs.

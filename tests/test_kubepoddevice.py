@@ -58,8 +58,8 @@ def collect(make_host: MakeHost) -> Callable[..., Run]:
     host = make_host(SimulatedPf(vfs=2))
 
     def collect(node: SimulatedNode, *flags: str) -> Run:
-        path = f"--path.kubeletSocket={node.socket}"
-        return host.collect("--collector.kubepoddevice", path, *flags)
+        paths = [f"--path.kubeletSocket={node.socket}", f"--path.nodecpuinfo={node.nodes}"]
+        return host.collect("--collector.kubepoddevice", *paths, *flags)
 
     return collect
 
@@ -333,6 +333,21 @@ def test_cpus_that_a_pods_containers_share_have_no_container(
         'container="",cpu_id="3",namespace="core",numa_node="0",pod="p"',
         'container="app",cpu_id="2",namespace="core",numa_node="0",pod="p"',
     ]
+
+
+def test_cpus_whose_numa_node_cannot_be_read_have_none(
+    collect: Callable[..., Run], tmp_path: Path
+) -> None:
+    container = SimulatedContainer("app", "a" * 64, "2", {"intel.com/sriov": ["0000:3b:02.1"]})
+    pods = [SimulatedPod("p", "core", "1" * 32, [container])]
+    simulated = SimulatedNode(tmp_path / "node", pods)
+    with simulated.running():
+        run = collect(simulated, "--path.nodecpuinfo=/nowhere")
+    assert list(sampled(run, "sriov_container_cpu")) == [
+        'container="app",cpu_id="2",namespace="core",numa_node="",pod="p"'
+    ]
+    assert (len(pod_devices(run)), success(run)) == (1, "1")
+    assert "code=missing-mount" in run.log
 
 
 # --- a kubelet that has just started --------------------------------------------------------

@@ -137,8 +137,12 @@ def _cpus(snapshot: Snapshot, resources: PodResources) -> Family:
     family = Family(
         "sriov_container_cpu", "gauge", "A CPU that the kubelet has assigned to a container alone."
     )
-    cpus = any(container.cpus for container in resources.containers)
-    nodes = snapshot.numa_nodes if cpus else {}
+    nodes: dict[int, str] = {}
+    if any(container.cpus for container in resources.containers):
+        try:
+            nodes = snapshot.numa_nodes
+        except ProblemError as error:  # The CPUs are known all the same.
+            snapshot.skip(error.problem)
     for container in resources.containers:
         for cpu in container.cpus:
             series = labels(
