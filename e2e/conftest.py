@@ -20,7 +20,7 @@ import pytest
 
 from sriov_textfile.simulate.demo import pf, pods
 from sriov_textfile.simulate.pods import SimulatedPod
-from tools.fetch import CACHE, debian_packages, run
+from tools.fetch import CACHE, debian_packages, run, with_own_libraries
 
 # Debian 13 has this Python. The packages are those that the program's imports load.
 PYTHON = "3.13"
@@ -89,9 +89,8 @@ def other_python() -> list[str]:
         command += [f"--python-version={PYTHON}", "--only-binary=:all:", *requirements]
         run(command, tries=3)
         new.rename(site)
-    (loader,) = tree.glob("usr/lib/*/ld-linux-*.so.*")
-    command = ["env", f"PYTHONPATH={PROJECT}:{site}", str(loader), "--library-path"]
-    command += [str(loader.parent), f"{tree}/usr/bin/python{PYTHON}"]
+    command = ["env", f"PYTHONPATH={PROJECT}:{site}"]
+    command += with_own_libraries(tree, f"usr/bin/python{PYTHON}")
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.startswith(f"Python {PYTHON}.")
     return command

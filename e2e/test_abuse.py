@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_http import Server, serve
-from tests.test_web_config import Authority
+from tests.test_web_config import TLS, Authority
 
 __all__ = ["serve"]  # a fixture
 
@@ -65,53 +65,58 @@ class Abuse:
 def secured(folder: Path) -> tuple[list[str], ssl.SSLContext]:
     """Return the flags of a server with TLS, and the settings of its clients."""
     path = folder / "web.yml"
-    path.write_text("tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n")
+    path.write_text(TLS)
     return [f"--web.config.file={path}"], Authority(folder).context()
+
+
+@contextlib.contextmanager
+def repeating(attack: Callable[[], object], pause: float) -> Iterator[None]:
+    """Attack again and again, in a thread; the server may refuse."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(pause):
+            with contextlib.suppress(OSError):
+                attack()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextlib.contextmanager
 def twenty_requests_a_second(abuse: Abuse) -> Iterator[None]:
     """Ask for a page that does not exist."""
-    over = threading.Event()
 
     def ask() -> None:
-        while not over.wait(0.05):
-            with contextlib.suppress(OSError), abuse.connect_to_send() as client:
-                client.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
-                client.recv(1000)
+        with abuse.connect_to_send() as client:
+            client.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
+            client.recv(1000)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
+    with repeating(ask, pause=0.05):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextlib.contextmanager
 def open_connections(abuse: Abuse, count: int, request: bytes) -> Iterator[None]:
     """Keep connections open, and open those anew that the server closes."""
-    over = threading.Event()
     clients: list[socket.socket] = []
 
-    def keep() -> None:
-        while not over.is_set():
-            if len(clients) >= count:
-                clients.pop(0).close()
-            with contextlib.suppress(OSError):
-                client = abuse.connect_to_send() if request else abuse.connect()
-                clients.append(client)
-                client.sendall(request)
-            time.sleep(0.001)
+    def connect() -> None:
+        if len(clients) >= count:
+            clients.pop(0).close()
+        client = abuse.connect_to_send() if request else abuse.connect()
+        clients.append(client)
+        client.sendall(request)
 
-    thread = threading.Thread(target=keep)
-    thread.start()
     try:
-        yield
+        with repeating(connect, pause=0.001):
+            yield
     finally:
-        over.set()
-        thread.join()
         for client in clients:
             client.close()
 

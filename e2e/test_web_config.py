@@ -17,10 +17,9 @@ import pytest
 
 from e2e.conftest import Prometheus, free_port, started
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
-from tests.test_web_config import Authority, hashed, rewrite
+from tests.test_web_config import TLS, Authority, hashed, rewrite
 from tools.fetch import CACHE, debian_program
 
-TLS = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n"
 CLIENTS = "  client_ca_file: ca.pem\n  client_auth_type: "
 USERS = f"basic_auth_users:\n  ann: {hashed('secret')}\n"
 HEADERS = "http_server_config:\n  headers:\n    X-Frame-Options: deny\n"

@@ -78,7 +78,7 @@ class _Worker:
     """
 
     def __init__(self) -> None:
-        """Start the thread. Raises ProblemError."""
+        """Start the thread. Raises NoThreadError."""
         self._task: Task | None = None
         self._begun = allocate_lock()
         self._begun.acquire()

@@ -261,12 +261,10 @@ def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
         return kubelet, pods
     kubelet.asked = True
     try:
-        for container in snapshot.pod_resources.containers:
-            pod = f"{container.namespace}/{container.pod}"
-            for device in container.devices:
-                users = pods.setdefault(device.name, [])
-                if pod not in users:
-                    users.append(pod)
+        for container, device in snapshot.pod_resources.uses:
+            users = pods.setdefault(device.name, [])
+            if (pod := f"{container.namespace}/{container.pod}") not in users:
+                users.append(pod)
     except ProblemError as error:
         kubelet.problem = error.problem
     kubelet.devices = len(pods)

@@ -331,7 +331,7 @@ class Snapshot:
         )
 
     def auxiliary_function(self, name: str) -> tuple[str, str]:
-        """Return PF's address and netdev of an auxiliary device; raises ProblemError."""
+        """Return the PF's address and the netdev of an auxiliary device; raises ProblemError."""
         from sriov_textfile.host import auxiliary
 
         bus = os.path.dirname(os.path.dirname(self.config.sysbuspci.rstrip("/")))

@@ -60,11 +60,15 @@ def debian_program(package: str, program: str, folder: Path) -> list[str]:
         listed = subprocess.run(depends, capture_output=True, text=True, check=True).stdout
         names = {line for line in listed.splitlines() if line[:1].isalnum() and ":" not in line}
         debian_packages(sorted(names), folder)
-    (loader,) = folder.glob("lib*/ld-linux-*.so.*")
-    paths = [folder / part for part in ("lib", "usr/lib")]
-    paths += [part for path in paths for part in path.glob("*-linux-gnu")]
-    libraries = ":".join([str(path) for path in paths])
-    return [str(loader), "--library-path", libraries, str(folder / program)]
+    return with_own_libraries(folder, program)
+
+
+def with_own_libraries(folder: Path, program: str) -> list[str]:
+    """Return a command that runs a program of unpacked packages with their loader and libraries."""
+    libraries = [*folder.glob("lib/*-linux-gnu"), *folder.glob("usr/lib/*-linux-gnu")]
+    loader = next(path for own in libraries for path in own.glob("ld-linux-*.so.*"))
+    paths = ":".join([str(path) for path in libraries])
+    return [str(loader), "--library-path", paths, str(folder / program)]
 
 
 def debian_packages(packages: Sequence[str], folder: Path, suite: str = "") -> Path:

@@ -25,9 +25,9 @@ CHECKOUT = Path("/root/checkout")
 UNITS = ("sriov-textfile", "sriov-textfile-kubernetes", "sriov-textfile-http")
 
 
-def documented(heading: str, page: str = "installation") -> str:
-    """Return the shell commands below a heading of a page in docs/."""
-    text = (CHECKOUT / f"docs/{page}.md").read_text()
+def documented(heading: str) -> str:
+    """Return the shell commands below a heading of docs/installation.md."""
+    text = (CHECKOUT / "docs/installation.md").read_text()
     section = text.split(f"## {heading}", 1)[1].split("\n## ")[0]
     return "\n".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
 

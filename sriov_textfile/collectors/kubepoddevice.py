@@ -55,7 +55,7 @@ def _missing_pods(snapshot: Snapshot, resources: PodResources) -> str:
         return ""
     from sriov_textfile.kubelet.podresources import is_device
 
-    listed = {device.name for container in resources.containers for device in container.devices}
+    listed = {device.name for _, device in resources.uses}
     for uid in sorted(running & assigned.keys()):
         devices = {name for name in assigned[uid] if is_device(name)}
         # Not each device: one of an init container is not listed.
@@ -66,17 +66,16 @@ def _missing_pods(snapshot: Snapshot, resources: PodResources) -> str:
 
 def _pci_devices(resources: PodResources) -> Family:
     family = Family("sriov_kubepoddevice", "gauge", "A PCI device that a pod's container holds.")
-    for container in resources.containers:
-        for device in container.devices:
-            if not device.is_auxiliary:
-                series = labels(
-                    container=container.name,
-                    dev_type=device.type,
-                    namespace=container.namespace,
-                    pciAddr=device.name,
-                    pod=container.pod,
-                )
-                family.add(series, 1)
+    for container, device in resources.uses:
+        if not device.is_auxiliary:
+            series = labels(
+                container=container.name,
+                dev_type=device.type,
+                namespace=container.namespace,
+                pciAddr=device.name,
+                pod=container.pod,
+            )
+            family.add(series, 1)
     return family
 
 
@@ -86,24 +85,23 @@ def _auxiliary_devices(snapshot: Snapshot, resources: PodResources) -> Family:
         "gauge",
         "A device on the auxiliary bus that a pod's container uses, such as a scalable function.",
     )
-    for container in resources.containers:
-        for device in container.devices:
-            if device.is_auxiliary:
-                try:
-                    address, netdev = snapshot.auxiliary_function(device.name)
-                except ProblemError as error:
-                    snapshot.skip(error.problem)
-                    continue
-                series = labels(
-                    container=container.name,
-                    dev_type=device.type,
-                    device=device.name,
-                    namespace=container.namespace,
-                    netdev=netdev,
-                    pciAddr=address,
-                    pod=container.pod,
-                )
-                family.add(series, 1)
+    for container, device in resources.uses:
+        if device.is_auxiliary:
+            try:
+                address, netdev = snapshot.auxiliary_function(device.name)
+            except ProblemError as error:
+                snapshot.skip(error.problem)
+                continue
+            series = labels(
+                container=container.name,
+                dev_type=device.type,
+                device=device.name,
+                namespace=container.namespace,
+                netdev=netdev,
+                pciAddr=address,
+                pod=container.pod,
+            )
+            family.add(series, 1)
     return family
 
 
@@ -116,8 +114,7 @@ def _pools(resources: PodResources) -> Iterator[Family]:
     }
     used = {
         (device.type, device.name): device.numa_node
-        for container in resources.containers
-        for device in container.devices
+        for _, device in resources.uses
         if not (device.is_auxiliary or device.is_claimed)
     }
     allocatable = Counter([(type, node) for (type, _), node in nodes.items()])

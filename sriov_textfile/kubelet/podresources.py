@@ -131,6 +131,13 @@ class PodResources:
         self.allocatable = allocatable
         self.problem = problem
 
+    @property
+    def uses(self) -> Iterator[tuple[Container, Device]]:
+        """Each container with each of its devices."""
+        for container in self.containers:
+            for device in container.devices:
+                yield container, device
+
 
 def pod_resources(path: str, seconds: float) -> PodResources:
     """Return what the kubelet at the socket `path` reports about devices and CPUs.
@@ -278,11 +285,8 @@ def _devices(container: ContainerResources) -> Iterator[Device]:
 
 def _device(type: str, name: str, topology: TopologyInfo) -> Device | None:
     """Return a device of a device plugin, or None if it is neither a PCI nor an auxiliary one."""
-    if _PCI_ADDRESS.fullmatch(name):
-        is_auxiliary = False
-    elif _AUXILIARY.fullmatch(name):
-        is_auxiliary = True
-    else:
+    if not is_device(name):
         return None
+    is_auxiliary = not _PCI_ADDRESS.fullmatch(name)
     nodes = ",".join([str(node) for node in sorted({node.ID for node in topology.nodes})])
     return Device(type, name, nodes, is_auxiliary, is_claimed=False)

@@ -138,7 +138,7 @@ def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
             addresses = [pf.vf_address(2 * group), pf.vf_address(2 * group + 1)]
             devices, claims = {f"vendor.example/{pf.driver}_vf": addresses}, {}
             if group == 2:  # assigned by dynamic resource allocation (DRA)
-                names = [address.replace(":", "-").replace(".", "-") for address in addresses]
+                names = [_dra_name(address) for address in addresses]
                 devices, claims = {}, {"sriovnetwork.k8snetworkplumbingwg.io": names}
             digest = hashlib.sha256(f"{number}.{group}".encode()).hexdigest()
             container = SimulatedContainer(
@@ -168,10 +168,15 @@ def pools(pfs: Sequence[SimulatedPf]) -> Pools:
     found: dict[str, dict[int, list[str]]] = {}
     for pf in pfs:
         addresses = [pf.vf_address(vf) for vf in range(pf.vfs)]
-        own = [a for a in addresses if a.replace(":", "-").replace(".", "-") not in claimed]
+        own = [address for address in addresses if _dra_name(address) not in claimed]
         nodes = found.setdefault(f"vendor.example/{pf.driver}_vf", {})
         nodes.setdefault(pf.numa_node, []).extend(own)
     return found
+
+
+def _dra_name(address: str) -> str:
+    """Return the name that dra-driver-sriov gives a device, by its PCI address."""
+    return address.replace(":", "-").replace(".", "-")
 
 
 @contextmanager

@@ -6,20 +6,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
-from typing import Any
 
 import grpc
 
 from sriov_textfile.host.cpus import parse_cpu_list
 from sriov_textfile.kubelet.podresources import GET_ALLOCATABLE, LIST
 from sriov_textfile.kubelet.podresources_pb2 import (
-    AllocatableResourcesRequest,
     AllocatableResourcesResponse,
     ClaimResource,
     ContainerDevices,
     ContainerResources,
     DynamicResource,
-    ListPodResourcesRequest,
     ListPodResourcesResponse,
     NUMANode,
     PodResources,
@@ -40,25 +37,21 @@ def running(
     pools = pools or {}
     over = Event()
 
-    def answer(request: ListPodResourcesRequest, context: grpc.ServicerContext) -> bytes:
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
         data = response(pods, pools).SerializeToString()
         if fault == "hangs":
             over.wait()
         return data[:-3] if fault == "is cut off" else data
 
-    def answer_allocatable(
-        request: AllocatableResourcesRequest, context: grpc.ServicerContext
-    ) -> bytes:
+    def answer_allocatable(request: bytes, context: grpc.ServicerContext) -> bytes:
         return allocatable(pools).SerializeToString()
 
-    handlers: dict[str, grpc.RpcMethodHandler[Any, bytes]] = {}
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
     for name, call in ((LIST, answer), (GET_ALLOCATABLE, answer_allocatable)):
         if name == GET_ALLOCATABLE and fault == "lacks GetAllocatableResources":
             continue
         service, method = name.strip("/").split("/")
-        handlers[method] = grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=ListPodResourcesRequest.FromString
-        )
+        handlers[method] = grpc.unary_unary_rpc_method_handler(call)
     if fault == "lacks the API":
         service = "v1.Nothing"
     server = grpc.server(

@@ -12,8 +12,7 @@ import bcrypt
 
 from sriov_textfile.outputs.http.rate_limits import RateLimits
 
-# bcrypt is slow on purpose, so nobody may have it computed often. Prometheus' password is computed
-# once.
+# bcrypt is slow on purpose, so a client may try few passwords. That of Prometheus is computed once.
 _RATE = 1
 _BURST = 3
 _REMEMBERED = 100
