@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,23 +94,42 @@ def debian_packages(packages: Sequence[str], folder: Path, suite: str = "") -> P
     return folder
 
 
+def debian_source(package: str, folder: Path, suite: str) -> Path:
+    """Download a Debian source package and unpack it into the new `folder`; return `folder`.
+
+    Debian's own patches are not applied. Raises SystemExit if the host has no apt-get or the
+    download fails.
+    """
+    say(f"fetching the source of {package}")
+    options = _apt_options(suite, "deb-src")
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        downloads = Path(name)
+        download = ["apt-get", "-q", *options, "source", "--download-only", package]
+        run(download, tries=3, cwd=downloads)
+        tarball = next(downloads.glob("*.orig.tar.?z"))
+        run(["tar", "-xf", tarball, "-C", folder, "--strip-components=1"])
+    return folder
+
+
 @functools.cache
-def _apt_options(suite: str = "") -> list[str]:
+def _apt_options(suite: str = "", kind: str = "deb") -> list[str]:
     """Return options with which apt has current lists, needs no root and leaves the system alone.
 
-    The lists are those of the host's own suite, or of another one. Raises SystemExit if the host
-    has no apt-get or the lists cannot be fetched.
+    The lists are those of the host's own suite, or of another one: of its packages, or with the
+    kind `deb-src` of its sources. Raises SystemExit if the host has no apt-get or the lists cannot
+    be fetched.
     """
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise SystemExit("no apt-get or dpkg found: run this on Debian or a derivative")
-    state = CACHE / f"apt{suite and '-'}{suite}"
+    state = CACHE / f"{kind.replace('deb', 'apt')}{suite and '-'}{suite}"
     for part in ("lists/partial", "archives/partial"):
         (state / part).mkdir(parents=True, exist_ok=True)
     options = ["-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={state}"]
     options += ["-o", "APT::Sandbox::User="]
     if suite:
         sources = state / "sources.list"
-        sources.write_text(f"deb {debian_mirror()} {suite} main\n")
+        sources.write_text(f"{kind} {debian_mirror()} {suite} main\n")
         options += ["-o", f"Dir::Etc::SourceList={sources}"]
         options += ["-o", "Dir::Etc::SourceParts=/dev/null", "-o", "Dir::State::Status=/dev/null"]
     run(["apt-get", "-q", *options, "update"], tries=3)
