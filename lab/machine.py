@@ -60,7 +60,7 @@ def build(requirements: list[str]) -> Path:
     tree = _tree()
     source = Path(__file__).parent / "vfsim"
     code = "".join([(source / name).read_text() for name in ("vfsim.c", "Kbuild")])
-    machine = CACHE / f"lab-machine-{_key(tree.name, UNIT, code, *requirements)}"
+    machine = CACHE / f"lab-machine-{key(tree.name, UNIT, code, *requirements)}"
     if not machine.is_dir():
         _remove_all_but_newest("lab-machine-*")
         with _new(machine) as new:
@@ -122,7 +122,7 @@ def boot(machine: Path, share: Path, seconds: float) -> None:
 
 def _tree() -> Path:
     """Return a directory tree with a Debian root file system that has PACKAGES installed."""
-    tree = CACHE / f"lab-tree-{_key(SUITE, *PACKAGES)}"
+    tree = CACHE / f"lab-tree-{key(SUITE, *PACKAGES)}"
     if tree.is_dir():
         return tree
     mirror = debian_mirror()
@@ -242,7 +242,7 @@ def _chroot(tree: Path, command: str, tries: int = 1) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for debootstrap, for commands in the chroot and for QEMU.
+    """Return the environment for debootstrap, commands in the chroot, compilers and QEMU.
 
     It takes only the proxy settings from the caller's environment. Anything else can break a
     build: with a TMPDIR that does not exist in the chroot, maintainer scripts fail.
@@ -278,5 +278,6 @@ def _new(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _key(*recipe: str) -> str:
+def key(*recipe: str) -> str:
+    """Return a short hash of a recipe, for the name of what is built from it."""
     return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:12]
