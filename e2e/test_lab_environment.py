@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab import machine
+from lab import debian
 
 
 def test_chroots_get_no_variable_of_the_caller_except_proxies(
@@ -18,7 +18,7 @@ def test_chroots_get_no_variable_of_the_caller_except_proxies(
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("HOME", "/home/developer")
     monkeypatch.setenv("LANG", "de_DE.UTF-8")
-    for name in machine.PROXY_VARIABLES:
+    for name in debian.PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
@@ -30,7 +30,7 @@ def test_chroots_get_no_variable_of_the_caller_except_proxies(
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
     monkeypatch.setattr(subprocess, "run", record)
-    machine._chroot(tmp_path, "true")
+    debian.chroot(tmp_path, "true")
     assert environments == [
         {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -1,4 +1,4 @@
-"""`make lab`: boots the virtual machine, runs the tests in it and prints how many passed."""
+"""`make lab`: boots two virtual machines, runs the tests in them and prints how many passed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lab import machine
+from lab import images, kubelet, machine, qemu
+from lab.debian import disk_image
 from tools.fetch import run, say
 
 PROJECT = Path(__file__).parent.parent
+LAB = Path(__file__).parent
 LOGS = PROJECT / "build/lab"
 # Installed in the disk image. The project's own wheel is built from the checkout at each run.
 REQUIREMENTS = ["installer>=0.7", "pytest>=8", "hatchling>=1.27"]
@@ -23,53 +27,81 @@ REQUIREMENTS += [
     for requirement in metadata.requires("sriov-textfile") or ()
     if "extra" not in requirement
 ]
-BOOT_LIMIT = 600.0
+BOOT_LIMIT = 900.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A boot of the machine: its hardware, and the tests that run on it."""
+
+    tests: Path
+    hardware: qemu.Hardware
+    fill: Callable[[Path], None]  # puts into the shared folder what only these tests need
 
 
 def main() -> int:
-    """Build and boot the machine, run the tests, print the result and return the exit code."""
+    """Build and boot the machines, run the tests, print the result and return the exit code."""
     start = time.monotonic()
     built = machine.build(REQUIREMENTS)
+    kubernetes = kubelet.find()
+    parts = [Part(LAB / "host", qemu.two_nics(), lambda share: _fill_host(share, built))]
+    if kubernetes:
+        parts.append(
+            Part(
+                LAB / "node",
+                qemu.two_numa_nodes(),
+                lambda share: _fill_node(share, built, kubernetes),
+            )
+        )
     shutil.rmtree(LOGS, ignore_errors=True)
+    results = [_run(part, built) for part in parts]
+    passed, failed = (sum(numbers) for numbers in zip(*results, strict=True))
+    say(f"the lab took {time.monotonic() - start:.0f} s")
+    if not kubernetes:
+        print("lab: LEFT OUT: the Kubernetes node, because of KUBELET=none", flush=True)
+    print(f"lab: {passed} passed, {failed} failed", flush=True)
+    return 0 if all(number for number, _ in results) and not failed else 1
+
+
+def _run(part: Part, built: Path) -> tuple[int, int]:
+    """Boot the machine for a part, and return how many of its tests passed and failed."""
+    start = time.monotonic()
+    logs = LOGS / part.tests.name
     with tempfile.TemporaryDirectory(prefix="sriov-textfile-lab-") as folder:
         share = Path(folder)
         for attempt in (1, 2):
-            _fill(share, built)
+            _fill(share, part)
             try:
-                machine.boot(built, share, BOOT_LIMIT)
+                qemu.boot(built, share, part.hardware, BOOT_LIMIT)
                 break
-            except machine.BootError as error:
+            except qemu.BootError as error:
                 say(f"{error} (attempt {attempt} of 2)")
-                _keep_logs(share)
+                _keep_logs(share, logs)
         passed, failed = _count(share / "results.xml")
-        _keep_logs(share)
-        if failed or not passed:
-            say(f"the guest's logs are in {LOGS.relative_to(PROJECT)}/; last lines of its console:")
-            subprocess.run(["tail", "-n", "20", str(LOGS / "console")], check=False)
-    say(f"the lab took {time.monotonic() - start:.0f} s")
-    print(f"lab: {passed} passed, {failed} failed", flush=True)
-    return 0 if passed and not failed else 1
+        _keep_logs(share, logs)
+    if failed or not passed:
+        say(f"the guest's logs are in {logs.relative_to(PROJECT)}/; last lines of its console:")
+        subprocess.run(["tail", "-n", "20", str(logs / "console")], check=False)
+    say(f"{part.tests.name}: {passed} passed, {failed} failed, {time.monotonic() - start:.0f} s")
+    return passed, failed
 
 
-def _fill(share: Path, built: Path) -> None:
-    """Fill the folder shared with the guest: wheel, kernel module, tests, docs, units."""
+def _fill(share: Path, part: Part) -> None:
+    """Fill the folder shared with the guest: the wheel, the tests and what they need."""
     for old in share.iterdir():
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     say("building the wheel")
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "-w",
-        str(share),
-        str(PROJECT),
-    ]
-    run(build, tries=3)
+    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"]
+    run([*wheel, "-w", share, PROJECT], tries=3)
+    unneeded = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(part.tests, share / "guest", ignore=unneeded)
+    shutil.copy(LAB / "common.py", share / "guest")
+    part.fill(share)
+
+
+def _fill_host(share: Path, built: Path) -> None:
+    """Add the kernel module, what the tests share with others, and a checkout to install."""
     shutil.copy(built / "vfsim.ko", share)
-    shutil.copytree(Path(__file__).parent / "guest", share / "guest")
     shutil.copy(PROJECT / "tests/peers.py", share / "guest")
     shutil.copytree(PROJECT / "bench", share / "guest/bench")
     checkout = share / "checkout"
@@ -79,6 +111,20 @@ def _fill(share: Path, built: Path) -> None:
     for name in ("sriov_textfile", "systemd", "cron", "docs"):
         unneeded = shutil.ignore_patterns("__pycache__")
         shutil.copytree(PROJECT / name, checkout / name, ignore=unneeded)
+
+
+def _fill_node(share: Path, built: Path, kubernetes: Path) -> None:
+    """Add the manifests, the messages of the device plugin API, and a disk with the large files."""
+    shutil.copytree(PROJECT / "deployment", share / "checkout/deployment")
+    guest = share / "guest"
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{guest}", f"--python_out={guest}"]
+    run([*protoc, f"--grpc_python_out={guest}", "deviceplugin.proto"])
+    disk = share / "disk"
+    disk.mkdir()
+    shutil.copy(kubernetes, disk / "kubelet")
+    images.build(built / "tree", disk)
+    disk_image(disk, share / "disk.img", "1G")
+    shutil.rmtree(disk)
 
 
 def _count(results: Path) -> tuple[int, int]:
@@ -91,11 +137,11 @@ def _count(results: Path) -> tuple[int, int]:
     return tests - failed - skipped, failed
 
 
-def _keep_logs(share: Path) -> None:
-    LOGS.mkdir(parents=True, exist_ok=True)
+def _keep_logs(share: Path, logs: Path) -> None:
+    logs.mkdir(parents=True, exist_ok=True)
     for name in ("log", "console", "results.xml", "cost.json"):
         if (share / name).exists():
-            shutil.copy(share / name, LOGS)
+            shutil.copy(share / name, logs)
 
 
 if __name__ == "__main__":

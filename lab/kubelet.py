@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.machine import environment, key
+from lab.debian import environment, key
 from tools.fetch import CACHE, debian_packages, debian_source, run, say
 
 PROJECT = Path(__file__).parent.parent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import tempfile
 import time
@@ -14,11 +13,11 @@ from pathlib import Path
 
 import peers
 import pytest
+from common import PROGRAM, Labels, parse, sh
 
 from sriov_textfile.host import rtnetlink
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 
-PROGRAM = "/opt/venv/bin/sriov-textfile"
 DEBUGFS = Path("/sys/kernel/debug/vfsim")
 
 # The counters of vfsim, in the order in which debugfs lists them.
@@ -32,8 +31,6 @@ COUNTERS = (
     "rx_dropped",
     "tx_dropped",
 )
-
-Labels = dict[str, str]
 
 
 @dataclass
@@ -56,19 +53,6 @@ class Run:
         return found
 
 
-def parse(text: str) -> list[tuple[str, Labels, int | float]]:
-    """Parse metrics. Integers stay integers: a float would round those above 2^53."""
-    samples: list[tuple[str, Labels, int | float]] = []
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            match = re.fullmatch(r"(\w+)\{(.*)\} (\S+)", line)
-            assert match, line
-            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
-            value = int(match[3]) if match[3].isdigit() else float(match[3])
-            samples.append((match[1], labels, value))
-    return samples
-
-
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """A world-writable folder."""
@@ -89,14 +73,6 @@ def collect(folder: Path) -> Callable[..., Run]:
         return Run(done.returncode, done.stderr, parse(path.read_text() if path.exists() else ""))
 
     return collect
-
-
-def sh(command: str) -> str:
-    """Run a shell command and return its output. Fail the test if the command fails."""
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
-    if done.returncode:
-        pytest.fail(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def ip_vfs(netdev: str) -> peers.Vfs:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Run, sh
+from common import sh
+from conftest import Run
 
 from sriov_textfile.simulate.kubernetes import Layout
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import PROGRAM, Pf, Vfsim, ip_vfs, sh
+from common import PROGRAM, sh
+from conftest import Pf, Vfsim, ip_vfs
 
 
 def doctor(*flags: str, wrapper: tuple[str, ...] = ()) -> tuple[int, dict[str, Any]]:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Pf, parse, sh
+from common import parse, sh
+from conftest import Pf
 
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import peers
 import pytest
-from conftest import Pf, Run, ip_vfs, only_counters, request_link, sh
+from common import sh
+from conftest import Pf, Run, ip_vfs, only_counters, request_link
 
 from sriov_textfile.host.pci import Pf as Discovered
 from sriov_textfile.host.pci import discover
