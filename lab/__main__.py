@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,9 @@ def _run(part: Part, built: Path) -> tuple[int, int]:
         say(f"the guest's logs are in {logs.relative_to(PROJECT)}/; last lines of its console:")
         subprocess.run(["tail", "-n", "20", str(logs / "console")], check=False)
     say(f"{part.tests.name}: {passed} passed, {failed} failed, {time.monotonic() - start:.0f} s")
+    if (counts := logs / "comparisons.json").exists():
+        compared = json.loads(counts.read_text())
+        say(f"{sum(compared.values())} comparisons of all series of a metric with the truth")
     return passed, failed
 
 
@@ -139,7 +143,7 @@ def _count(results: Path) -> tuple[int, int]:
 
 def _keep_logs(share: Path, logs: Path) -> None:
     logs.mkdir(parents=True, exist_ok=True)
-    for name in ("log", "console", "results.xml", "cost.json"):
+    for name in ("log", "console", "results.xml", "cost.json", "comparisons.json"):
         if (share / name).exists():
             shutil.copy(share / name, logs)
 

@@ -18,14 +18,15 @@ PACKAGES = [
     *("containerd", "runc", "busybox-static", "buildah", "netavark"),
 ]
 
-# The guest's only job: run the script in the shared folder, then power off.
+# The guest's only job: run the script in the shared folder, then power off. The kernel may find the
+# device of the shared folder only after this unit has started.
 UNIT = """\
 [Unit]
 After=network.target
 [Service]
 Type=oneshot
 ExecStart=/bin/mkdir -p /lab
-ExecStart=/bin/mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576 lab /lab
+ExecStart=/bin/sh -c 'until mount -t 9p -o trans=virtio,msize=512000 lab /lab; do sleep 0.5; done'
 ExecStart=-/bin/sh -c 'sh /lab/guest/run >/lab/log 2>&1; echo $? >/lab/status'
 ExecStart=/bin/sh -c 'sync; poweroff -f'
 """

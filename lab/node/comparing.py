@@ -162,19 +162,19 @@ def failures(page: str) -> list[str]:
 def differing(page: str, truths: list[Expected]) -> list[str]:
     """Return a line for each comparison in which a page differs from the truth.
 
-    Only the collectors that are on and have not failed are compared.
+    Of a collector that failed there must be no series. One that is off is not compared.
     """
     samples = parse(page)
-    worked = {labels["collector"] for name, labels, value in samples if name == SUCCESS and value}
+    success = {labels["collector"]: value for name, labels, value in samples if name == SUCCESS}
     differences = []
     for source, collector, metric, keys, series in truths:
-        if collector in worked:
+        if collector in success:
             found = {
                 tuple(labels[key] for key in keys): value
                 for name, labels, value in samples
                 if name == metric
             }
             compared[metric] += 1
-            if found != series:
+            if found != (series if success[collector] else {}):
                 differences.append(f"{metric} and {source}:\n  {found}\n  {series}")
     return differences

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import comparing
 import pytest
-from common import PROGRAM, sh
+from common import PROGRAM, parse, sh
 from kubernetes import Node, wait
 
 COLLECTORS = ["--collector.kubepoddevice", "--collector.kubepodcpu"]
@@ -33,34 +34,39 @@ def once(tmp_path: Path) -> Callable[[], str]:
 
 
 class Loop:
-    """The program, collecting once a second; keeps every page."""
+    """The pages that a running program writes into a file, from the first look on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.pages: list[str] = []
-        self._seen = 0
+        self._written = 0.0  # when the last page was
 
     def look(self) -> None:
         """Keep the page if it is new."""
         try:
-            written = self.path.stat().st_mtime_ns
-            if written != self._seen:
+            written = self.path.stat().st_mtime
+            if written != self._written:
                 self.pages.append(self.path.read_text())
-                self._seen = written
+                self._written = written
         except FileNotFoundError:
             pass  # The first collection has not ended yet.
 
     def next(self) -> str:
-        """Return a page whose collection begins after now."""
-        self.look()
-        after = len(self.pages) + 2  # The next one may have begun already.
+        """Return a page whose collection began after now."""
+        now = time.time()
 
         def there() -> bool:
             self.look()
-            return len(self.pages) >= after
+            return bool(self.pages) and self._written - duration(self.pages[-1]) > now
 
-        wait("the loop's next pages", there)
+        wait("the program's next page", there)
         return self.pages[-1]
+
+
+def duration(page: str) -> float:
+    """Return how many seconds before it was written a page was begun, at most."""
+    name = "sriov_scrape_collector_duration_seconds"
+    return sum(value for metric, _, value in parse(page) if metric == name) + 0.2
 
 
 @pytest.fixture(scope="session")

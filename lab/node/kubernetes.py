@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ KUBELET = DISK / "kubelet"
 CONFIGURATION = Path("/var/lib/kubelet/config.json")
 MANIFESTS = Path("/etc/kubernetes/manifests")
 FLAGS = Path("/run/flags")  # mounted into pods that wait for something
+CONTAINERD = Path("/etc/containerd/config.toml")
 ENDPOINT = "unix:///run/containerd/containerd.sock"
 
 KUBELET_UNIT = """\
@@ -44,28 +46,29 @@ class Node:
     def __init__(self) -> None:
         """Start the node; takes a minute under emulation."""
         vfs.create()
-        for folder in (MANIFESTS, CONFIGURATION.parent, FLAGS, Path("/etc/containerd")):
+        for folder in (MANIFESTS, CONFIGURATION.parent, FLAGS, CONTAINERD.parent):
             folder.mkdir(parents=True, exist_ok=True)
         version = re.search(r"v1\.(\d+)", sh(f"{KUBELET} --version"))
         assert version
         self.version = int(version[1])
         self.pods: dict[str, dict[str, Any]] = {}  # by name, without the node's
         self._unit("device-plugin", PLUGIN_UNIT)
-        self.configure("systemd")
-        for image in sorted(DISK.glob("*.tar")):
-            sh(f"ctr -n k8s.io images import --local {image}")
+        CONTAINERD.write_text(containerd_configuration("systemd"))
+        sh("systemctl restart containerd")
+        each = "for image in *.tar; do ctr -n k8s.io images import --local $image; done"
+        with subprocess.Popen(each, shell=True, cwd=DISK, stdout=subprocess.DEVNULL) as importing:
+            self.configure("systemd")
+            assert importing.wait() == 0
 
     def configure(self, driver: str, **more: Any) -> None:
         """Start containerd and the kubelet with a cgroup driver, and more of its configuration.
 
         Return once the kubelet knows the devices: it refuses a pod that asks for others, for good.
         """
-        systemd = str(driver == "systemd").lower()
-        settings = sh("containerd config default")
-        settings = re.sub(r"SystemdCgroup = \w+", f"SystemdCgroup = {systemd}", settings)
-        settings = re.sub(r"sandbox_image = .*", "sandbox_image = 'localhost/app:1'", settings)
-        Path("/etc/containerd/config.toml").write_text(settings)
-        sh("systemctl restart containerd")
+        containerd = containerd_configuration(driver)
+        if CONTAINERD.read_text() != containerd:
+            CONTAINERD.write_text(containerd)
+            sh("systemctl restart containerd")
         configuration = {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -131,6 +134,14 @@ class Node:
             )
 
         wait(f"containers {sorted(expected)}", settled, 180)
+
+
+def containerd_configuration(driver: str) -> str:
+    """Return containerd's defaults with a cgroup driver and the tests' image for sandboxes."""
+    settings = sh("containerd config default")
+    settings = re.sub(r"sandbox_image = .*", "sandbox_image = 'localhost/app:1'", settings)
+    systemd = "true" if driver == "systemd" else "false"
+    return re.sub(r"SystemdCgroup = \w+", f"SystemdCgroup = {systemd}", settings)
 
 
 def device_plugin_log() -> str:

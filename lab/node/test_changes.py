@@ -31,7 +31,7 @@ def test_a_restart(node: Node, loop: Loop, unit: str) -> None:
     first = len(loop.pages)
     sh(f"systemctl restart {unit}")
     recovered = 0
-    while recovered < 10:
+    while recovered < 5:
         page = loop.next()
         recovered = recovered + 1 if 'success{collector="kubepoddevice"} 1' in page else 0
     assert expected(node) == before  # No pod has changed.

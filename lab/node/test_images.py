@@ -80,8 +80,7 @@ def textfile() -> str:
     volumes = Path(f"/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir")
     path = volumes / "textfile/sriov.prom"
     wait(str(path), path.exists)
-    loop = Loop(path)
-    return loop.next()
+    return Loop(path).next()
 
 
 def test_the_textfile_daemonset(node: Node) -> None:
