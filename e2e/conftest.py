@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -147,8 +148,11 @@ class Prometheus:
     def get(self, path: str, **parameters: object) -> Any:
         """Return the data of an HTTP API response."""
         encoded = urllib.parse.urlencode(parameters)
-        answer = json.loads(get(f"{self.url}/api/v1/{path}?{encoded}"))
-        assert answer["status"] == "success", answer
+        try:
+            answer = json.loads(get(f"{self.url}/api/v1/{path}?{encoded}"))
+        except HTTPError as error:
+            answer = json.load(error)
+        assert answer["status"] == "success", answer["error"]
         return answer["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
