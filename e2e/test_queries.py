@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.conftest import Prometheus, get, prometheus_reading, textfile_folder
+from e2e.conftest import Prometheus, prometheus_reading, textfile_folder
 
 DOCUMENTED = re.findall(
     r"```promql\n(.*?)\n```", (Path(__file__).parent.parent / "docs/queries.md").read_text()
@@ -41,30 +40,6 @@ def by_pod(series: list[dict[str, dict[str, str]]]) -> dict[str, set[str]]:
         pod = f"{labels['namespace']}/{labels['pod']}"
         found.setdefault(pod, set()).add(labels["pciAddr"])
     return found
-
-
-def test_node_exporter_reads_the_file_without_errors(prometheus: Prometheus) -> None:
-    page = get(prometheus.node_exporters[0])
-    assert "node_textfile_scrape_error 0\n" in page
-    assert re.search(r'node_textfile_mtime_seconds\{file=".*/sriov.prom"\} ', page)
-    assert prometheus.wait_for('up{job="node"} == 1')
-
-
-def test_doctor_finds_the_node_exporter_that_reads_the_file(
-    prometheus: Prometheus, tmp_path: Path
-) -> None:
-    page = get(prometheus.node_exporters[0])
-    match = re.search(r'node_textfile_mtime_seconds\{file="(.*/sriov.prom)"\} ', page)
-    assert match
-    doctor = [sys.executable, "-m", "sriov_textfile", "demo", "doctor", "--json"]
-    command = [*doctor, f"--textfile.path={match[1]}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    codes = [finding["code"] for finding in json.loads(done.stdout)["findings"]]
-    assert codes == ["only-zeros"]  # of the demo's own PF, not of the file
-    command = [*doctor, f"--textfile.path={tmp_path}/sriov.prom"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    codes = [finding["code"] for finding in json.loads(done.stdout)["findings"]]
-    assert codes == ["only-zeros", "textfile-not-read", "textfile-missing"]
 
 
 @pytest.mark.parametrize("query", DOCUMENTED)
