@@ -36,9 +36,8 @@ PROJECT = Path(__file__).parent.parent
 PODS = pods([pf(number, vfs=8) for number in range(3)])
 
 
-def textfile_folder(folder: Path, pods: Sequence[SimulatedPod] = PODS) -> Path:
-    """Create a textfile folder with the metrics that kube-state-metrics exports for the pods."""
-    folder.mkdir()
+def kube_state_metrics(pods: Sequence[SimulatedPod]) -> str:
+    """Return the metrics that kube-state-metrics exports for the pods."""
     lines = ["# TYPE kube_pod_info gauge"]
     lines += [
         f'kube_pod_info{{namespace="{pod.namespace}",pod="{pod.name}",uid="{pod.uid}"}} 1'
@@ -46,11 +45,17 @@ def textfile_folder(folder: Path, pods: Sequence[SimulatedPod] = PODS) -> Path:
     ]
     lines += ["# TYPE kube_pod_labels gauge"]
     lines += [
-        f'kube_pod_labels{{namespace="{pod.namespace}",pod="{pod.name}",'
+        f'kube_pod_labels{{namespace="{pod.namespace}",pod="{pod.name}",uid="{pod.uid}",'
         f'label_app_kubernetes_io_name="{pod.name.split("-")[0]}"}} 1'
         for pod in pods
     ]
-    (folder / "kube_state_metrics.prom").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
+
+
+def textfile_folder(folder: Path, pods: Sequence[SimulatedPod] = PODS) -> Path:
+    """Create a textfile folder with the metrics that kube-state-metrics exports for the pods."""
+    folder.mkdir()
+    (folder / "kube_state_metrics.prom").write_text(kube_state_metrics(pods))
     return folder
 
 
