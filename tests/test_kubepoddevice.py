@@ -316,14 +316,24 @@ def test_a_kubelet_without_allocatable_resources_is_no_failure(
     assert sampled(run, "sriov_device_allocatable") == {}
 
 
+@pytest.mark.parametrize(
+    "cpu_ids",
+    [
+        {"app": [2], "one": [], "other": [], "": [2, 3]},  # Kubernetes 1.37
+        {"app": [2], "one": [3], "other": [3], "": []},  # Kubernetes 1.36
+    ],
+)
 def test_cpus_that_a_pods_containers_share_have_no_container(
-    collect: Callable[..., Run], tmp_path: Path
+    collect: Callable[..., Run], tmp_path: Path, cpu_ids: dict[str, list[int]]
 ) -> None:
-    """As with Kubernetes 1.37 and PodLevelResourceManagers."""
-    container = ContainerResources(name="app", cpu_ids=[2])
+    """With the feature PodLevelResourceManagers."""
+    of_pod = cpu_ids[""]
+    containers = [
+        ContainerResources(name=name, cpu_ids=ids) for name, ids in cpu_ids.items() if name
+    ]
     answer = ListPodResourcesResponse(
         pod_resources=[
-            PodResources(name="p", namespace="core", containers=[container], cpu_ids=[2, 3])
+            PodResources(name="p", namespace="core", containers=containers, cpu_ids=of_pod)
         ]
     )
     simulated = node(tmp_path)
@@ -387,7 +397,8 @@ def test_a_kubelet_that_does_not_list_a_running_pod_with_devices_is_a_failure(
 ) -> None:
     other = pod("other", {"intel.com/sriov": ["0000:3b:02.2"]})
     run = collect_all(make_host(SimulatedPf()), restarted(tmp_path, "0000:3b:02.1", other))
-    assert len(pod_devices(run)) == 1
+    assert pod_devices(run) == []
+    assert sampled(run, "sriov_device_allocated") == {}  # It would be too low.
     assert success(run) == "0"
     assert "code=kubelet-not-ready" in run.log
 

@@ -43,6 +43,7 @@ def expected(node: Node, starting: str = "") -> list[Expected]:
         for container in truth.long_running(pod)
     }
     cpus, devices = truth.assigned_cpus(), truth.assigned_devices()
+    owners = Counter(cpu for one in running for cpu in one.cpus)
     numa_nodes = vfs.numa_nodes()
 
     def device_series(found: dict[tuple[str, str], frozenset[str]]) -> Series:
@@ -53,10 +54,16 @@ def expected(node: Node, starting: str = "") -> list[Expected]:
         )
 
     def cpu_series(found: dict[tuple[str, str], frozenset[int]]) -> Series:
+        """Return the series of CPUs; one that containers of a pod share is no container's."""
+        assigned = [(key, cpu) for key in found.keys() & listed.keys() for cpu in found[key]]
+        users = Counter((uid, cpu) for (uid, _), cpu in assigned)
         return ones(
-            (*listed[key], str(cpu), truth.numa_node(cpu))
-            for key in found.keys() & listed.keys()
-            for cpu in found[key]
+            (
+                *(listed[key] if users[key[0], cpu] == 1 else (*listed[key][:2], "")),
+                str(cpu),
+                truth.numa_node(cpu),
+            )
+            for key, cpu in assigned
         )
 
     container = ("namespace", "pod", "container")
@@ -72,7 +79,7 @@ def expected(node: Node, starting: str = "") -> list[Expected]:
         Expected("the checkpoint of devices", lists, "sriov_kubepoddevice", device, by_checkpoint),
         Expected("the checkpoint of CPUs", lists, "sriov_container_cpu", cpu, cpu_series(cpus)),
         Expected(
-            "the processes that the checkpoint gives CPUs",
+            "the CPUs that only one container's processes may use",
             cgroups,
             "sriov_kubepodcpu",
             exclusive,
@@ -81,6 +88,7 @@ def expected(node: Node, starting: str = "") -> list[Expected]:
                 for one in running
                 if (one.uid, one.name) in cpus
                 for cpu in one.cpus
+                if owners[cpu] == 1
             ),
         ),
         Expected(

@@ -69,7 +69,7 @@ def duration(page: str) -> float:
     return sum(value for metric, _, value in parse(page) if metric == name) + 0.2
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory, node: Node) -> Iterator[Loop]:
     path = tmp_path_factory.mktemp("loop") / "sriov.prom"
     command = [PROGRAM, "collect", "--interval=1s", f"--textfile.path={path}", *COLLECTORS]

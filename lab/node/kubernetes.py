@@ -51,6 +51,7 @@ class Node:
         version = re.search(r"v1\.(\d+)", sh(f"{KUBELET} --version"))
         assert version
         self.version = int(version[1])
+        self.has_sidecars = self.version >= 29  # Before, they are init containers that never end.
         self.pods: dict[str, dict[str, Any]] = {}  # by name, without the node's
         self._unit("device-plugin", PLUGIN_UNIT)
         CONTAINERD.write_text(containerd_configuration("systemd"))
@@ -156,4 +157,4 @@ def wait(what: str, condition: Callable[[], object], seconds: float = 120) -> No
             units = "-u kubelet -u containerd -u device-plugin"
             log = sh(f"journalctl {units} -o cat --no-pager | grep -v node_status | tail -n 50")
             raise AssertionError(f"{what}: not there after {seconds:g} s\n{log}")
-        time.sleep(0.5)
+        time.sleep(1)

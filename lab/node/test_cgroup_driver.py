@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import truth
 from comparing import compare
 from kubernetes import Node
 from pods import BY_NAME
@@ -29,7 +30,11 @@ def test_containers_that_share_their_pods_cpus_do_not_own_them(
     if node.version < 36:
         pytest.skip("PodLevelResourceManagers came with Kubernetes 1.36")
     node.run()
-    node.configure("systemd", featureGates={"PodLevelResourceManagers": True})
+    gates = {"PodLevelResourceManagers": True}
+    node.configure("cgroupfs", featureGates=gates, topologyManagerScope="pod")
     node.run(*(BY_NAME[name] for name in ("two", "burstable", "pod-level-cpus")))
+    pod = truth.full_name("pod-level-cpus")
+    cpus = {one.name: one.cpus for one in truth.containers() if one.pod == pod}
+    assert cpus["one"] == cpus["other"]
+    assert len(cpus["one"]) == 2
     compare(node, once)
-    Path("/lab/state").write_text(Path("/var/lib/kubelet/cpu_manager_state").read_text())

@@ -21,8 +21,11 @@ _STARTUP_SECONDS = 120.0
 
 
 def collect(snapshot: Snapshot) -> Iterator[Family]:
-    """Yield the metrics of devices and CPUs; raises ProblemError, last if pods are missing."""
+    """Yield the metrics of devices and CPUs; raises ProblemError, also if pods are missing."""
     resources = snapshot.pod_resources
+    if reason := _missing_pods(snapshot, resources):
+        hint = "it does so for some seconds after its start; if it lasts, see journalctl -u kubelet"
+        raise ProblemError(Problem("kubelet-not-ready", "", reason, hint))
     yield _pci_devices(resources)
     yield _auxiliary_devices(snapshot, resources)
     yield from _pools(resources)
@@ -30,9 +33,6 @@ def collect(snapshot: Snapshot) -> Iterator[Family]:
     if resources.problem:
         path = snapshot.config.kubeletsocket
         snapshot.skip(Problem("kubelet", path, str(resources.problem), resources.problem.hint))
-    if reason := _missing_pods(snapshot, resources):
-        hint = "it does so for some seconds after its start; if it lasts, see journalctl -u kubelet"
-        raise ProblemError(Problem("kubelet-not-ready", "", reason, hint))
 
 
 def _missing_pods(snapshot: Snapshot, resources: PodResources) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import time
+from collections import Counter
 
 # grpc's C core logs to standard error; errors that matter are also raised.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -202,18 +203,23 @@ def _containers(response: ListPodResourcesResponse) -> list[Container]:
     found: list[Container] = []
     count = 0
     for pod in response.pod_resources:
-        exclusive: set[int] = set()
+        containers: list[Container] = []
+        users: Counter[int] = Counter()  # of each CPU
         for container in pod.containers:
             devices = list(_bounded(_devices(container), MAX_DEVICES - count))
+            devices.sort(key=lambda device: (device.type, device.name))
             cpus = sorted(set(_bounded(container.cpu_ids, MAX_DEVICES - count)))
-            exclusive.update(cpus)
+            users.update(cpus)
             count += len(devices) + len(cpus)
-            if devices or cpus:
-                devices.sort(key=lambda device: (device.type, device.name))
-                found.append(Container(pod.namespace, pod.name, container.name, devices, cpus))
-        if shared := sorted(set(_bounded(pod.cpu_ids, MAX_DEVICES - count)) - exclusive):
-            count += len(shared)
-            found.append(Container(pod.namespace, pod.name, "", [], shared))
+            containers.append(Container(pod.namespace, pod.name, container.name, devices, cpus))
+        # CPUs that containers share: 1.36 lists them with each container, 1.37 with the pod.
+        exclusive = {cpu for cpu, number in users.items() if number == 1}
+        shared = {*users, *_bounded(pod.cpu_ids, MAX_DEVICES - count)} - exclusive
+        for one in containers:
+            one.cpus = [cpu for cpu in one.cpus if cpu in exclusive]
+        containers.append(Container(pod.namespace, pod.name, "", [], sorted(shared)))
+        count += len(shared)
+        found += [one for one in containers if one.devices or one.cpus]
     found.sort(key=lambda container: (container.namespace, container.pod, container.name))
     return found
 
