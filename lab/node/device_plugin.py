@@ -1,7 +1,7 @@
 """A device plugin that gives containers the node's VFs, by PCI address.
 
 It behaves as the SR-IOV network device plugin does: a device has the NUMA node of its VF, and a
-container is told its devices in the variable PCIDEVICE_<RESOURCE>.
+container finds its devices in the variable PCIDEVICE_<RESOURCE>.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the node's containers really have, by everyone but sriov-textfile.
 
-containerd's bundles say which containers run, their processes which CPUs they may use and which
-devices they were told, the kubelet's checkpoints what it has assigned.
+containerd's bundles say which containers run. Their processes have the CPUs that they may use, and
+their devices in a variable. The kubelet's checkpoints have what it has assigned.
 """
 
 from __future__ import annotations
