@@ -319,15 +319,21 @@ def test_invalid_cpu_lists_are_rejected(text: str) -> None:
         parse_cpu_list(text)
 
 
+@pytest.mark.parametrize("with_pods", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
-def test_the_other_drivers_empty_directory_does_not_hide_the_pods(
-    host: Host, tmp_path: Path, layout: Layout
+def test_the_other_drivers_directory_does_not_hide_the_pods(
+    host: Host, tmp_path: Path, layout: Layout, with_pods: bool
 ) -> None:
-    """It remains when a node's cgroup driver is changed without a reboot."""
+    """It remains when a node's cgroup driver is changed without a reboot, perhaps with old pods."""
     node = SimulatedNode(tmp_path / "node", PODS, layout=layout)
-    other = "kubepods" if layout.driver == "systemd" else "kubepods.slice"
+    if layout.driver == "systemd":
+        other, pod = "kubepods", f"pod{'1' * 32}"
+    else:
+        other, pod = "kubepods.slice", f"kubepods-pod{'1' * 32}.slice"
     (node.cgroups.parent / other).mkdir()
     (node.cgroups.parent / other / "cpuset.cpus").write_text("\n")
+    if with_pods:
+        (node.cgroups.parent / other / pod).mkdir()
     path = tmp_path / "node/sys/fs/cgroup/cpuset/kubepods/"
     run = collect(host, node, f"--path.kubecgroup={path}")
     assert sorted(pod_cpus(run)) == sorted(EXPECTED)

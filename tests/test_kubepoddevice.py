@@ -18,7 +18,6 @@ from typing import Any
 import grpc
 import pytest
 
-from sriov_textfile.kubelet.podresources import LIST
 from sriov_textfile.kubelet.podresources_pb2 import (
     ClaimResource,
     ContainerResources,
@@ -306,14 +305,15 @@ def test_a_device_in_use_that_is_no_longer_healthy_is_allocated(
 def test_a_kubelet_without_allocatable_resources_is_no_failure(
     collect: Callable[..., Run], tmp_path: Path
 ) -> None:
-    """As Kubernetes 1.20."""
-    simulated = SimulatedNode(
-        tmp_path / "node", [pod("p", {"intel.com/sriov": ["0000:3b:02.1"]})], pools=POOLS
-    )
+    """As Kubernetes 1.20, whose CPUs of a container may be the shared pool's."""
+    container = SimulatedContainer("app", "a" * 64, "2", {"intel.com/sriov": ["0000:3b:02.1"]})
+    pods = [SimulatedPod("p", "core", "1" * 32, [container])]
+    simulated = SimulatedNode(tmp_path / "node", pods, pools=POOLS)
     with simulated.running("lacks GetAllocatableResources"):
         run = collect(simulated)
     assert (len(pod_devices(run)), run.log, success(run)) == (1, "", "1")
     assert sampled(run, "sriov_device_allocatable") == {}
+    assert sampled(run, "sriov_container_cpu") == {}
 
 
 @pytest.mark.parametrize(
@@ -477,13 +477,14 @@ def independent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @contextmanager
 def serving(path: Path, response: bytes) -> Iterator[None]:
-    """Serve the bytes of a response as they are, without our protobuf messages."""
+    """Serve the bytes of a list as they are, without our protobuf messages, and no allocatable."""
     server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_send_message_length", -1)])
-    service, method = LIST.strip("/").split("/")
-    handler: grpc.RpcMethodHandler[bytes, bytes]
-    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: response)
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        "List": grpc.unary_unary_rpc_method_handler(lambda request, context: response),
+        "GetAllocatableResources": grpc.unary_unary_rpc_method_handler(lambda *call: b""),
+    }
     server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler(service, {method: handler})]
+        [grpc.method_handlers_generic_handler("v1.PodResourcesLister", handlers)]
     )
     server.add_insecure_port(f"unix:{path}")
     server.start()

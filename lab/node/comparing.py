@@ -28,6 +28,11 @@ class Expected(NamedTuple):
     series: Series
 
 
+Key = tuple[str, str]  # a pod's UID and a container's name
+CONTAINER = ("namespace", "pod", "container")  # labels of what the kubelet lists
+POOL = ("dev_type", "numa_node")
+
+
 def expected(node: Node, starting: str = "") -> list[Expected]:
     """Return what a page must have, several times where the truth has several sources.
 
@@ -35,113 +40,122 @@ def expected(node: Node, starting: str = "") -> list[Expected]:
     containers: these are in the kubelet's checkpoints, and not yet among the processes.
     """
     running = truth.containers()
-    pods = {container.pod: (container.uid, container.namespace) for container in running}
-    listed = {  # as the kubelet lists them, by UID and container
-        (pods[full][0], container["name"]): (pods[full][1], full, container["name"])
-        for name, pod in node.pods.items()
-        if (full := truth.full_name(name)) in pods
-        for container in truth.long_running(pod)
-    }
+    listed = _listed(node, running)
     cpus, devices = truth.assigned_cpus(), truth.assigned_devices()
-    owners = Counter(cpu for one in running for cpu in one.cpus)
-    numa_nodes = vfs.numa_nodes()
-
-    def device_series(found: dict[tuple[str, str], frozenset[str]]) -> Series:
-        return ones(
-            (*listed[key], vfs.RESOURCE, address)
-            for key in found.keys() & listed.keys()
-            for address in found[key]
-        )
-
-    def cpu_series(found: dict[tuple[str, str], frozenset[int]]) -> Series:
-        """Return the series of CPUs; one that containers of a pod share is no container's."""
-        assigned = [(key, cpu) for key in found.keys() & listed.keys() for cpu in found[key]]
-        users = Counter((uid, cpu) for (uid, _), cpu in assigned)
-        return ones(
-            (
-                *(listed[key] if users[key[0], cpu] == 1 else (*listed[key][:2], "")),
-                str(cpu),
-                truth.numa_node(cpu),
-            )
-            for key, cpu in assigned
-        )
-
-    container = ("namespace", "pod", "container")
-    pool, cpu, exclusive = (
-        ("dev_type", "numa_node"),
-        (*container, "cpu_id", "numa_node"),
-        ("uid", "container_id", "cpu_id", "numa_node"),
-    )
-    device = (*container, "dev_type", "pciAddr")
-    lists, cgroups = "kubepoddevice", "kubepodcpu"
-    by_checkpoint = device_series(devices)
+    by_checkpoint = _devices("the checkpoint of devices", listed, devices)
     found = [
-        Expected("the checkpoint of devices", lists, "sriov_kubepoddevice", device, by_checkpoint),
-        Expected("the checkpoint of CPUs", lists, "sriov_container_cpu", cpu, cpu_series(cpus)),
+        by_checkpoint,
+        _cpus("the checkpoint of CPUs", node, listed, cpus),
+        _exclusive_cpus(running, cpus),
+        *_pools(node, [labels[-1] for labels in by_checkpoint.series]),
         Expected(
-            "the CPUs that only one container's processes may use",
-            cgroups,
-            "sriov_kubepodcpu",
-            exclusive,
-            ones(
-                (one.uid, one.id, str(cpu), truth.numa_node(cpu))
-                for one in running
-                if (one.uid, one.name) in cpus
-                for cpu in one.cpus
-                if owners[cpu] == 1
-            ),
-        ),
-        Expected(
-            "the device plugin",
-            lists,
-            "sriov_device_allocatable",
-            pool,
-            amounts((vfs.RESOURCE, str(node)) for node in numa_nodes.values()),
-        ),
-        Expected(
-            "the checkpoint of devices",
-            lists,
-            "sriov_device_allocated",
-            pool,
-            {(vfs.RESOURCE, str(node)): 0 for node in numa_nodes.values()}
-            | amounts((vfs.RESOURCE, str(numa_nodes[labels[-1]])) for labels in by_checkpoint),
-        ),
-        Expected(
-            "sysfs", "vfstats", "sriov_vf_rx_bytes", ("pciAddr",), {(vf,): 0 for vf in numa_nodes}
+            "sysfs",
+            "vfstats",
+            "sriov_vf_rx_bytes",
+            ("pciAddr",),
+            dict.fromkeys([(address,) for address in vfs.numa_nodes()], 0),
         ),
     ]
     if not starting:
+        given = {one.key: one.devices for one in running}
+        allowed = {one.key: one.cpus for one in running if one.key in cpus}
         found += [
-            Expected(
-                "the variables of the processes",
-                lists,
-                "sriov_kubepoddevice",
-                device,
-                device_series({(one.uid, one.name): one.devices for one in running}),
-            ),
-            Expected(
-                "the CPUs of the processes",
-                lists,
-                "sriov_container_cpu",
-                cpu,
-                cpu_series(
-                    {
-                        (one.uid, one.name): one.cpus
-                        for one in running
-                        if (one.uid, one.name) in cpus
-                    }
-                ),
-            ),
+            _devices("the variables of the processes", listed, given),
+            _cpus("the CPUs of the processes", node, listed, allowed),
         ]
     return found
 
 
+def _listed(node: Node, running: Iterable[truth.Container]) -> dict[Key, tuple[str, ...]]:
+    """Return the labels of each container that the kubelet lists."""
+    pods = {container.pod: container for container in running}
+    return {
+        (pods[full].uid, container["name"]): (pods[full].namespace, full, container["name"])
+        for name, pod in node.pods.items()
+        if (full := truth.full_name(name)) in pods
+        for container in truth.long_running(pod)
+    }
+
+
+def _devices(
+    source: str, listed: dict[Key, tuple[str, ...]], found: dict[Key, frozenset[str]]
+) -> Expected:
+    series = ones(
+        (*listed[key], vfs.RESOURCE, address)
+        for key in found.keys() & listed.keys()
+        for address in found[key]
+    )
+    labels = (*CONTAINER, "dev_type", "pciAddr")
+    return Expected(source, "kubepoddevice", "sriov_kubepoddevice", labels, series)
+
+
+def _cpus(
+    source: str,
+    node: Node,
+    listed: dict[Key, tuple[str, ...]],
+    found: dict[Key, frozenset[int]],
+) -> Expected:
+    """Return the CPUs of containers. One that containers of a pod share is no container's."""
+    assigned = [(key, cpu) for key in found.keys() & listed.keys() for cpu in found[key]]
+    users = Counter((uid, cpu) for (uid, _), cpu in assigned)
+    series = ones(
+        (
+            *(listed[key] if users[key[0], cpu] == 1 else (*listed[key][:2], "")),
+            str(cpu),
+            truth.numa_node(cpu),
+        )
+        for key, cpu in assigned
+    )
+    labels = (*CONTAINER, "cpu_id", "numa_node")
+    return Expected(
+        source,
+        "kubepoddevice",
+        "sriov_container_cpu",
+        labels,
+        series if node.reports_allocatable else {},
+    )
+
+
+def _exclusive_cpus(
+    running: Iterable[truth.Container], assigned: dict[Key, frozenset[int]]
+) -> Expected:
+    owners = Counter(cpu for one in running for cpu in one.cpus)
+    return Expected(
+        "the CPUs that only one container's processes may use",
+        "kubepodcpu",
+        "sriov_kubepodcpu",
+        ("uid", "container_id", "cpu_id", "numa_node"),
+        ones(
+            (one.uid, one.id, str(cpu), truth.numa_node(cpu))
+            for one in running
+            if one.key in assigned
+            for cpu in one.cpus
+            if owners[cpu] == 1
+        ),
+    )
+
+
+def _pools(node: Node, allocated: list[str]) -> tuple[Expected, Expected]:
+    """Return how many devices there are, and how many of them pods have."""
+    numa_nodes = {address: str(number) for address, number in vfs.numa_nodes().items()}
+    plugged = Counter((vfs.RESOURCE, number) for number in numa_nodes.values())
+    pools: Counter[tuple[str, ...]] = plugged if node.reports_allocatable else Counter()
+    used = Counter((vfs.RESOURCE, numa_nodes[address]) for address in allocated)
+    metric = "sriov_device_allocatable"
+    return (
+        Expected("the device plugin", "kubepoddevice", metric, POOL, dict(pools)),
+        Expected(
+            "the checkpoint of devices",
+            "kubepoddevice",
+            "sriov_device_allocated",
+            POOL,
+            {pool: used[pool] for pool in {*pools, *used}},
+        ),
+    )
+
+
 def ones(labels: Iterable[tuple[str, ...]]) -> Series:
     return dict.fromkeys(labels, 1)
-
-
-def amounts(labels: Iterable[tuple[str, ...]]) -> Series:
-    return dict(Counter(labels))
 
 
 def compare(node: Node, page: Callable[[], str], starting: str = "") -> None:

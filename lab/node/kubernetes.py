@@ -52,6 +52,8 @@ class Node:
         assert version
         self.version = int(version[1])
         self.has_sidecars = self.version >= 29  # Before, they are init containers that never end.
+        self.reports_allocatable = self.version >= 23  # and CPUs that a container really owns
+        self.removes_cgroups = self.version >= 22  # Before, they stay for minutes.
         self.pods: dict[str, dict[str, Any]] = {}  # by name, without the node's
         self._unit("device-plugin", PLUGIN_UNIT)
         CONTAINERD.write_text(containerd_configuration("systemd"))
@@ -127,10 +129,10 @@ class Node:
         def settled() -> bool:
             running = truth.containers()
             names = {(container.pod, container.name) for container in running}
-            uids = {container.uid for container in running}
+            gone = truth.pods_with_cgroups() - {container.uid for container in running}
             return (
                 names == expected
-                and uids == truth.pods_with_cgroups()
+                and not (gone and self.removes_cgroups)
                 and truth.cpus_are_settled(running)
             )
 

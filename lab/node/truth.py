@@ -34,6 +34,11 @@ class Container:
     cpus: frozenset[int]  # that its first process may use
     devices: frozenset[str]  # that the device plugin gave it, by PCI address
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return what the kubelet's checkpoints know it by."""
+        return self.uid, self.name
+
 
 class _NotBegunError(Exception):
     """A container's process is still the container runtime's."""
@@ -103,9 +108,9 @@ def cpu_state() -> dict[str, Any]:
     return json.loads(CPU_STATE.read_text())
 
 
-def assigned_cpus() -> dict[tuple[str, str], frozenset[int]]:
+def assigned_cpus(state: dict[str, Any] | None = None) -> dict[tuple[str, str], frozenset[int]]:
     """Return the CPUs in the kubelet's checkpoint, by pod UID and container."""
-    entries = cpu_state().get("entries", {})
+    entries = (cpu_state() if state is None else state).get("entries", {})
     return {
         (uid, name): cpu_set(cpus)
         for uid, by_container in entries.items()
@@ -127,14 +132,11 @@ def assigned_devices() -> dict[tuple[str, str], frozenset[str]]:
 def cpus_are_settled(running: Iterable[Container]) -> bool:
     """Return whether each container has its own CPUs, or those that no container owns."""
     try:
-        state, assigned = cpu_state(), assigned_cpus()
+        state = cpu_state()
     except ValueError:
         return False  # The kubelet writes it just now.
-    pool = cpu_set(state["defaultCpuSet"])
-    return all(
-        container.cpus == assigned.get((container.uid, container.name), pool)
-        for container in running
-    )
+    assigned, pool = assigned_cpus(state), cpu_set(state["defaultCpuSet"])
+    return all(container.cpus == assigned.get(container.key, pool) for container in running)
 
 
 def numa_node(cpu: int) -> str:

@@ -61,8 +61,8 @@ def find(path: str) -> Tree:
 
     `path` is the directory with cgroup v1 and the cgroupfs driver, …/cpuset/kubepods, or else the
     root of a cgroup tree. A node whose cgroup driver was changed keeps the other driver's
-    directory without pods, so a directory with pods goes before an earlier one without. Raises
-    FileNotFoundError with all the paths that were tried, and OSError.
+    directory, and may keep its pods' directories, so the directory with containers is preferred.
+    Raises FileNotFoundError with all the paths that were tried, and OSError.
     """
     path = path.rstrip("/")
     parent, _, name = path.rpartition("/")
@@ -73,7 +73,7 @@ def find(path: str) -> Tree:
         if parent.endswith("/cpuset"):  # a controller of v1; v2 has one tree for all
             parent = parent.removesuffix("/cpuset")
             places += [f"{parent}/{name}.slice", f"{parent}/{name}"]
-    empty = ""
+    trees, empty = [], ""
     for place in places:
         names = _folders(place)
         kinds = [name for name in names if _QOS.fullmatch(name)]
@@ -82,12 +82,20 @@ def find(path: str) -> Tree:
         ]
         pods += _pods(place, names)
         if pods:
-            return Tree(place, pods)
-        if not empty and (kinds or (place.endswith(_ENDINGS) and os.path.isdir(place))):
+            trees.append(Tree(place, pods))
+        elif not empty and (kinds or (place.endswith(_ENDINGS) and os.path.isdir(place))):
             empty = place
+    if len(trees) > 1:
+        trees.sort(key=_has_containers, reverse=True)
+    if trees:
+        return trees[0]
     if empty:
         return Tree(empty, [])
     raise FileNotFoundError(f"there are no pod cgroups at {' or '.join(places)}")
+
+
+def _has_containers(tree: Tree) -> bool:
+    return any(_CONTAINER.fullmatch(name) for _, cgroup in tree.pods for name in _folders(cgroup))
 
 
 def _pods(folder: str, names: Iterable[str]) -> list[tuple[str, str]]:

@@ -127,8 +127,8 @@ class PodResources:
         self.age = age  # seconds since the kubelet created its socket, which it does at its start
         self.pods = pods  # how many it lists, those without devices and CPUs included
         self.containers = containers
-        # The healthy devices of device plugins; empty if the kubelet does not report them, and
-        # `problem` is why, unless it is too old to do so.
+        # The healthy devices of device plugins. If the kubelet does not report them, this is empty,
+        # no container has CPUs, and `problem` is why, unless the kubelet is too old to do so.
         self.allocatable = allocatable
         self.problem = problem
 
@@ -173,7 +173,9 @@ def pod_resources(path: str, seconds: float) -> PodResources:
                 reason = f"the kubelet at {path} does not report the node's devices"
                 problem = KubeletError(f"{reason}: {_reason(error)}")
     try:
-        containers = _containers(listed)
+        # A kubelet before 1.23 lists the CPUs of the shared pool with a container that has none of
+        # its own. It does not report the node's devices either, unless it is configured to.
+        containers = _containers(listed, with_cpus=allocatable is not None)
         devices = _allocatable(allocatable) if allocatable else []
     except _TooManyError:
         raise KubeletError(
@@ -198,7 +200,7 @@ class _TooManyError(Exception):
     """Raised for absurdly many devices or CPUs."""
 
 
-def _containers(response: ListPodResourcesResponse) -> list[Container]:
+def _containers(response: ListPodResourcesResponse, with_cpus: bool) -> list[Container]:
     """Return the containers with devices or CPUs, sorted. Raises _TooManyError."""
     found: list[Container] = []
     count = 0
@@ -208,7 +210,8 @@ def _containers(response: ListPodResourcesResponse) -> list[Container]:
         for container in pod.containers:
             devices = list(_bounded(_devices(container), MAX_DEVICES - count))
             devices.sort(key=lambda device: (device.type, device.name))
-            cpus = sorted(set(_bounded(container.cpu_ids, MAX_DEVICES - count)))
+            listed = container.cpu_ids if with_cpus else ()
+            cpus = sorted(set(_bounded(listed, MAX_DEVICES - count)))
             users.update(cpus)
             count += len(devices) + len(cpus)
             containers.append(Container(pod.namespace, pod.name, container.name, devices, cpus))
