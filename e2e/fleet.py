@@ -7,6 +7,7 @@ SriovMetricsMissing; for that one, the third node's file is removed.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.conftest import Prometheus, prometheus_reading, textfile_folder
@@ -27,12 +29,17 @@ HEALTHY, FAULTY, EMPTIED = "node-1", "node-2", "node-3"
 STALE_SECONDS = 900
 
 
+@dataclass
 class FaultyPf(SimulatedPf):
-    """A PF whose VF 0 drops one packet in ten and has errors, and whose VF 1 has no traffic."""
+    """A PF whose first VFs drop one packet in ten and have errors, and whose next are silent."""
+
+    dropping: int = 1
+    silent: int = 1
 
     def counters(self, vf: int, seconds: int) -> dict[str, int]:
-        counters = super().counters(vf, 0 if vf == 1 else seconds)
-        if vf == 0:
+        is_silent = self.dropping <= vf < self.dropping + self.silent
+        counters = super().counters(vf, 0 if is_silent else seconds)
+        if vf < self.dropping:
             counters["rx_dropped"] += counters["rx_packets"] // 10
             counters["tx_errors"] += seconds
         return counters
@@ -41,14 +48,19 @@ class FaultyPf(SimulatedPf):
 @contextmanager
 def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
     """Run the nodes, their node_exporters and Prometheus until the context ends."""
-    emptied = work / EMPTIED
+    emptied, rules = work / EMPTIED, work / "rules"
     emptied.mkdir()
+    rules.mkdir()
+    for path in RULES:  # Nobody waits a minute for each evaluation here.
+        (rules / path.name).write_text(re.sub(r"interval: \d+m", "interval: 1s", path.read_text()))
     demo = [sys.executable, "-m", "sriov_textfile", "demo", "--pfs=1", "--vfs=0"]
     subprocess.run([*demo, f"--textfile.path={emptied}/sriov.prom"], check=True)
     with (
         _healthy_node(work / HEALTHY) as healthy,
         _faulty_node(work / FAULTY) as faulty,
-        prometheus_reading([healthy, faulty, emptied], debian, work, RULES) as prometheus,
+        prometheus_reading(
+            [healthy, faulty, emptied], debian, work, sorted(rules.iterdir())
+        ) as prometheus,
     ):
         prometheus.wait_for(f'sriov_textfile_build_info{{instance="{EMPTIED}"}}')
         (emptied / "sriov.prom").unlink()
@@ -70,22 +82,23 @@ def _healthy_node(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _faulty_node(folder: Path) -> Iterator[Path]:
-    # A pod uses both VFs of the first PF. rtnetlink does not know the second, as in a container
-    # without hostNetwork.
+    # A pod uses both VFs of the first PF, and all VFs of the third, most of which are in trouble.
+    # rtnetlink does not know the second PF, as in a container without hostNetwork.
     pf = FaultyPf(netdev="ens7f0", vfs=2, total_vfs=2, numa_node=0)
     lost = SimulatedPf(address="0000:18:00.0", netdev="ens8f0", vfs=2, sysfs="none")
+    storm = FaultyPf(
+        address="0000:19:00.0", netdev="ens9f0", vfs=11, numa_node=0, dropping=5, silent=5
+    )
+    vfs = [pf.vf_address(vf) for vf in range(2)] + [storm.vf_address(vf) for vf in range(11)]
     # CPUs on NUMA node 1, VFs on node 0.
     container = SimulatedContainer(
-        name="gw",
-        id="a1" * 32,
-        cpus="4-5",
-        devices={"vendor.example/ice_vf": [pf.vf_address(0), pf.vf_address(1)]},
+        name="gw", id="a1" * 32, cpus="4-5", devices={"vendor.example/ice_vf": vfs}
     )
     uid = "11111111-2222-3333-4444-555555555555"
     pod = SimulatedPod(name="gw-0", namespace="edge", uid=uid, containers=[container])
     textfile_folder(folder, [pod])
     machine = folder.with_name("machine")
-    host = SimulatedHost(machine, [pf, lost])
+    host = SimulatedHost(machine, [pf, lost, storm])
     node = SimulatedNode(machine, [pod])
     written = machine / "sriov.prom"
     command = [sys.executable, "-c", PROGRAM, host.rtnetlink, *host.flags, *node.flags]
