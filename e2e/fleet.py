@@ -87,7 +87,7 @@ def _faulty_node(folder: Path) -> Iterator[Path]:
     pf = FaultyPf(netdev="ens7f0", vfs=2, total_vfs=2, numa_node=0)
     lost = SimulatedPf(address="0000:18:00.0", netdev="ens8f0", vfs=2, sysfs="none")
     storm = FaultyPf(
-        address="0000:19:00.0", netdev="ens9f0", vfs=11, numa_node=0, dropping=5, silent=5
+        address="0000:20:00.0", netdev="ens9f0", vfs=11, numa_node=0, dropping=5, silent=5
     )
     vfs = [pf.vf_address(vf) for vf in range(2)] + [storm.vf_address(vf) for vf in range(11)]
     # CPUs on NUMA node 1, VFs on node 0.

@@ -82,12 +82,12 @@ def test_prometheus_evaluates_all_rules_without_errors(prometheus: Prometheus) -
 
 def test_the_main_panels_have_the_expected_values(prometheus: Prometheus) -> None:
     expressions = {panel["title"]: with_values(panel["targets"][0]["expr"]) for panel in PANELS}
-    assert len(prometheus.wait_for(expressions["Received per VF"])) == 26
+    assert len(prometheus.wait_for(expressions["Received per VF"])) == 37
     (vfs,) = prometheus.wait_for(expressions["VFs"])
     # Two more than above: the PF that rtnetlink does not know has VFs, but no counters.
-    assert vfs["value"][1] == "28"
+    assert vfs["value"][1] == "39"
     (in_use,) = prometheus.wait_for(expressions["VFs used by pods"])
-    assert in_use["value"][1] == "20"
+    assert in_use["value"][1] == "31"
     aligned = prometheus.wait_for(expressions["NUMA alignment per pod"])
     assert {(sample["metric"]["pod"], sample["value"][1]) for sample in aligned} == {
         ("upf-0", "1"),
@@ -97,7 +97,7 @@ def test_the_main_panels_have_the_expected_values(prometheus: Prometheus) -> Non
         ("gw-0", "0"),
     }
     inventory = prometheus.wait_for(expressions["VFs and the pods that use them"])
-    assert len(inventory) == 28
+    assert len(inventory) == 39
     assert {sample["metric"].get("pod") for sample in inventory} >= {"upf-0", "gw-0", None}
 
 
