@@ -65,6 +65,16 @@ def debian() -> Path:
     return debian_packages(["prometheus", "prometheus-node-exporter"], CACHE / "prometheus")
 
 
+@pytest.fixture(scope="session")
+def three_nodes(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Run a Prometheus with our rules on the nodes of fleet.py."""
+    from e2e.fleet import fleet
+
+    with fleet(debian, tmp_path_factory.mktemp("fleet")) as prometheus:
+        prometheus.wait_for("count(count_over_time(sriov_vf_rx_bytes[1m]) > 5) == 37")
+        yield prometheus
+
+
 @pytest.fixture(scope="session", params=["this Python", f"Python {PYTHON}"])
 def python(request: pytest.FixtureRequest) -> list[str]:
     """Return the start of a command that runs the program's modules with a Python."""

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.conftest import Prometheus, prometheus_reading, textfile_folder
+from sriov_textfile.simulate import demo
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
@@ -67,8 +68,8 @@ def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
     """Run the nodes, their node_exporters and Prometheus until the context ends."""
     emptied = work / EMPTIED
     emptied.mkdir()
-    demo = [sys.executable, "-m", "sriov_textfile", "demo", "--pfs=1", "--vfs=0"]
-    subprocess.run([*demo, f"--textfile.path={emptied}/sriov.prom"], check=True)
+    command = [sys.executable, "-m", "sriov_textfile", "demo", "--pfs=1", "--vfs=0"]
+    subprocess.run([*command, f"--textfile.path={emptied}/sriov.prom"], check=True)
     with (
         _healthy_node(work / HEALTHY) as healthy,
         _faulty_node(work / FAULTY) as faulty,
@@ -84,14 +85,24 @@ def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
 @contextmanager
 def _healthy_node(folder: Path) -> Iterator[Path]:
     textfile_folder(folder)
+    _write_speeds(folder, [demo.pf(number, vfs=8) for number in range(3)])
     command = [sys.executable, "-m", "sriov_textfile", "demo", "--collector.vfinfo"]
     command += ["--interval=1s", f"--textfile.path={folder}/sriov.prom"]
-    demo = subprocess.Popen(command)
+    program = subprocess.Popen(command)
     try:
         yield folder
     finally:
-        demo.terminate()
-        demo.wait(20)
+        program.terminate()
+        program.wait(20)
+
+
+def _write_speeds(folder: Path, pfs: Sequence[SimulatedPf]) -> None:
+    """Write the metrics about the links of PFs that node_exporter itself exports."""
+    lines = [
+        f'node_network_speed_bytes{{device="{pf.netdev}"}} {(pf.speed or 0) * 125_000}\n'
+        for pf in pfs
+    ]
+    (folder / "speeds.prom").write_text("".join(lines))
 
 
 @contextmanager
@@ -111,6 +122,7 @@ def _faulty_node(folder: Path) -> Iterator[Path]:
     uid = "11111111-2222-3333-4444-555555555555"
     pod = SimulatedPod(name="gw-0", namespace="edge", uid=uid, containers=[container])
     textfile_folder(folder, [pod])
+    _write_speeds(folder, [pf, lost, storm])
     machine = folder.with_name("machine")
     host = SimulatedHost(machine, [pf, lost, storm])
     node = SimulatedNode(machine, [pod])

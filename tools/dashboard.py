@@ -1,12 +1,14 @@
 """Generates deployment/grafana/sriov.json, the Grafana dashboard: `python -m tools.dashboard`.
 
-The dashboard queries the raw metrics, so it needs no recording rules.
+First the fleet, by the recording rules; then one node, by the metrics themselves. No query returns
+more than 200 series, however many nodes there are: lists are cut off after the first 20 or so, and
+what draws one line per VF or pod is about the selected node.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,97 +33,139 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 DASHBOARD = Path(__file__).parent.parent / "deployment/grafana/sriov.json"
+UID = "sriov-textfile"
+TOP = 20  # rows of a list, and lines of a graph
+STALE_SECONDS = 300
 
-# Selectors: VFs by node and PF; by node alone; pods by node, namespace and name.
-VF = 'instance=~"$node", pf=~"$pf"'
-NODE = 'instance=~"$node"'
-POD = 'instance=~"$node", namespace=~"$namespace", pod=~"$pod"'
+# Selectors of metrics: the fleet; a node; some of its PFs; some of its pods.
+FLEET = 'cluster=~"$cluster", job=~"$job"'
+NODE = f'{FLEET}, instance="$node"'
+PFS = f'{NODE}, pf=~"$pf"'
+PODS = f'{NODE}, namespace=~"$namespace", pod=~"$pod"'
+
+# Recorded series have no label `job`, because a node that two jobs scrape is recorded once.
+NODES = f"group by (cluster, instance) (sriov_textfile_build_info{{{FLEET}}})"
+RECORDED_PODS = 'cluster=~"$cluster", namespace=~"$namespace", pod=~".*$search.*"'
 
 # One series per VF. With vfinfo enabled, this includes VFs without counters.
 ANY_VF = '__name__=~"sriov_vf_(rx_packets|info)"'
 
-# Legends.
-VF_LEGEND = "{{instance}} {{pf}} VF {{vf}}"
-PF_LEGEND = "{{instance}} {{pf}}"
-POD_LEGEND = "{{namespace}}/{{pod}}"
-COLLECTOR_LEGEND = "{{instance}} {{collector}}"
-
-# VFs and the pods that use them. Containers of a pod can share a VF, and so can pods that share a
-# resource claim: in joins with VF counters this is the "many" side.
-USED = f"max by (instance, namespace, pod, pciAddr) (sriov_kubepoddevice{{{POD}}})"
-
-# The info metrics of VFs and PFs, without target labels: those can clash with the labels of a pod.
-_VF_LABELS = "instance, pf, vf, pciAddr, numa_node, driver, netdev"
-_VF_LABELS += ", mac, vlan, trust, spoofchk, link_state"
-VF_INFO = f"group by ({_VF_LABELS}) (sriov_vf_info{{{VF}}})"
-PF_INFO = f"""\
-group by (instance, pf, pciAddr, numa_node, driver, reader, eswitch_mode) (
-  sriov_pf_info{{{VF}}}
-)"""
-
-_VF_NODES = f"""\
-group by (instance, namespace, pod, numa_node) (
-  {USED}
-  * on (instance, pciAddr) group_left (numa_node)
-  group by (instance, pciAddr, numa_node) ({{{ANY_VF}, {NODE}, numa_node!=""}})
-)"""
-# From the kubelet, or else from the cgroups, with the pod's name from kube-state-metrics.
-_CPU_NODES = f"""\
-(
-  group by (instance, namespace, pod, numa_node) (sriov_container_cpu{{{POD}, numa_node!=""}})
-  or
-  group by (instance, namespace, pod, numa_node) (
-    sriov_kubepodcpu{{{NODE}, numa_node!=""}}
-    * on (uid) group_left (namespace, pod)
-    group by (uid, namespace, pod) (kube_pod_info)
-  )
-  unless on (instance, namespace, pod) sriov_container_cpu
-)"""
+PF_LEGEND = "{{cluster}} {{pf}}"
+VF_LEGEND = "{{cluster}} {{pf}} VF {{vf}}"
+POD_LEGEND = "{{cluster}} {{namespace}}/{{pod}}"
+COLLECTOR_LEGEND = "{{cluster}} {{collector}}"
 
 
-def _devices(state: str) -> str:
-    """Return the number of devices of each resource; a node scraped by two jobs counts once."""
-    inner = "max by (instance, dev_type, numa_node)"
-    return f"sum by (instance, dev_type) ({inner} (sriov_device_{state}{{{NODE}}}))"
+def recorded(name: str, selector: str = 'cluster=~"$cluster"') -> str:
+    """Return a recorded series, of the nodes of the selected jobs."""
+    return f"({name}{{{selector}}} and on (cluster, instance) {NODES})"
 
 
-def rate(*counters: str, selector: str = VF) -> str:
-    """Return the sum of counters' rates per VF. A VF scraped by two jobs counts once."""
-    rates = [f"rate(sriov_vf_{name}{{{selector}}}[$__rate_interval])" for name in counters]
-    return " + ".join(f"max by (instance, pf, vf, pciAddr) ({term})" for term in rates)
+def rate(*counters: str) -> str:
+    """Return the sum of counters' rates per VF of the node, once if two jobs scrape it."""
+    rates = [f"rate(sriov_vf_{name}{{{PFS}}}[$__rate_interval])" for name in counters]
+    return " + ".join(f"max by (cluster, instance, pf, vf, pciAddr) ({term})" for term in rates)
 
 
 def of_vfs(expression: str) -> str:
     """Return an expression without the labels that people do not need."""
-    return f"sum by (instance, pf, vf) ({expression})"
+    return f"sum by (cluster, instance, pf, vf) ({expression})"
 
 
 def of_pfs(expression: str) -> str:
     """Return the sum over the VFs of each PF."""
-    return f"sum by (instance, pf) ({expression})"
+    return f"sum by (cluster, instance, pf) ({expression})"
 
 
 def of_pods(expression: str) -> str:
-    """Return the sum over the VFs that each pod uses. A pod runs on one node."""
-    by_address = f"sum by (instance, pciAddr) ({expression})"
+    """Return the sum over the VFs that each pod uses; a VF that pods share counts for each."""
     return f"""\
-max by (namespace, pod) (
-  sum by (instance, namespace, pod) (
-    {USED}
-    * on (instance, pciAddr) group_left ()
-    {by_address}
-  )
+sum by (cluster, instance, namespace, pod) (
+  {USED}
+  * on (cluster, instance, pciAddr) group_left ()
+  sum by (cluster, instance, pciAddr) ({expression})
 )"""
 
 
-def vfs_of_pfs(metric: str) -> str:
-    """Return a pfinfo metric per PF. A PF scraped by two jobs counts once."""
-    return f"max by (instance, pf, pciAddr) ({metric}{{{VF}}})"
+# VFs and the pods that use them. Containers of a pod can share a VF, and so can pods that share a
+# resource claim: in joins with VF counters this is the "many" side.
+USED = f"group by (cluster, instance, namespace, pod, pciAddr) (sriov_kubepoddevice{{{PODS}}})"
 
 
-def of_collectors(aggregation: str, metric: str) -> str:
-    """Return a metric per collector. A collector scraped by two jobs counts once."""
-    return f"{aggregation} by (instance, collector) (sriov_scrape_collector_{metric}{{{NODE}}})"
+def with_pods(vfs: str) -> str:
+    """Return VFs with the pods that use them. There are few VFs, on any node."""
+    return f"""\
+group by (cluster, instance, namespace, pod, pciAddr) (sriov_kubepoddevice{{{FLEET}}})
+* on (cluster, instance, pciAddr) group_left (pf, vf)
+topk by (cluster, instance, pciAddr) (1, {vfs})
+or on (cluster, instance, pciAddr)
+{vfs}"""
+
+
+def top(expression: str, labels: str) -> str:
+    """Return an expression for the series that are highest on average over the whole time range.
+
+    topk alone selects other series at each point of a graph, and the graph shows all of them.
+    """
+    whole = expression.replace("[$__rate_interval]", "[$__range] @ end()")
+    return f"{expression}\nand on ({labels}) topk({TOP}, {whole})"
+
+
+def devices(by: str, state: str) -> str:
+    """Return the number of devices of each resource; a node scraped by two jobs counts once."""
+    inner = f"max by (cluster, instance, dev_type, numa_node) (sriov_device_{state}{{{FLEET}}})"
+    return f"sum by ({by}) ({inner})"
+
+
+def age(selector: str) -> str:
+    """Return how many seconds ago each metrics file was written."""
+    metric = f'node_textfile_mtime_seconds{{{selector}, file=~"(.*/)?sriov[^/]*"}}'
+    return f"(time() - max by (cluster, instance, file) ({metric}))"
+
+
+def succeeded(selector: str) -> str:
+    """Return whether each collector succeeded; one that fails for either of two jobs has not."""
+    metric = f"sriov_scrape_collector_success{{{selector}}}"
+    return f"min by (cluster, instance, collector) ({metric})"
+
+
+def vfs(selector: str) -> str:
+    """Return the number of VFs that exist."""
+    return f"sum(max by (cluster, instance, pf, pciAddr) (sriov_pf_num_vfs{{{selector}}}))"
+
+
+def vfs_in_use(selector: str, pods: str) -> str:
+    """Return the number of VFs that pods use."""
+    return f"""\
+count(
+  group by (cluster, instance, pciAddr) ({{{ANY_VF}, {selector}}})
+  and on (cluster, instance, pciAddr) sriov_kubepoddevice{{{pods}}}
+) or vector(0)"""
+
+
+# What the VFs of a PF send or receive, whichever is more, as a share of the speed of its link.
+LINK_SHARE = f"""\
+(
+  {of_pfs(rate("rx_bytes"))} > {of_pfs(rate("tx_bytes"))}
+  or {of_pfs(rate("tx_bytes"))}
+)
+/ on (cluster, instance, pf)
+max by (cluster, instance, pf) (
+  label_replace(
+    node_network_speed_bytes{{cluster=~"$cluster", instance="$node"}} > 0,
+    "pf", "$1", "device", "(.+)"
+  )
+)"""
+
+# The info metrics of VFs and PFs, without target labels: those can clash with the labels of a pod.
+VF_INFO = f"""\
+group by (cluster, instance, pf, vf, pciAddr, numa_node, driver, netdev, mac, vlan, trust) (
+  sriov_vf_info{{{PFS}}}
+)"""
+PF_INFO = f"""\
+group by (cluster, instance, pf, pciAddr, numa_node, driver, reader, eswitch_mode) (
+  sriov_pf_info{{{PFS}}}
+)"""
 
 
 @dataclass
@@ -139,258 +183,385 @@ class Panel:
     decimals: int | None = None
     words: dict[str, tuple[str, str]] = field(default_factory=dict)  # value: text, color
     columns: tuple[str, ...] = ()  # first columns of a table, in this order
+    value: str = ""  # title of a table's column of values; "" hides it
+    empty: str = ""  # what is shown if there are no series
 
 
-def traffic(per: str, of: Callable[[str], str], selector: str, legend: str) -> list[Panel]:
-    """Return the panels for traffic, drops and errors per VF, PF or pod."""
+def number(
+    title: str,
+    query: str,
+    unit: str = "none",
+    red_from: float | None = None,
+    description: str = "",
+    width: int = 3,
+) -> Panel:
+    """Return a panel with one number."""
+    return Panel(
+        title,
+        {"": query},
+        unit,
+        kind="stat",
+        width=width,
+        height=4,
+        red_from=red_from,
+        description=description,
+    )
 
-    def panel(title: str, unit: str, expression: str, width: int, description: str = "") -> Panel:
-        return Panel(title, {legend: of(expression)}, unit, width=width, description=description)
 
-    def bits(direction: str) -> str:
-        return f"8 * {rate(f'{direction}_bytes', selector=selector)}"
+def ranking(
+    title: str,
+    query: str,
+    columns: tuple[str, ...],
+    value: str,
+    unit: str = "short",
+    description: str = "",
+    red_from: float | None = None,
+    empty: str = "none",
+) -> Panel:
+    """Return a panel with a list, of which a click on a node selects the node."""
+    return Panel(
+        title,
+        {"": query},
+        unit,
+        kind="table",
+        description=description,
+        red_from=red_from,
+        columns=("cluster", "instance", *columns),
+        value=value,
+        empty=empty,
+    )
+
+
+def graphs(per: str, of: Callable[[str], str], labels: str, legend: str) -> list[Panel]:
+    """Return the graphs of traffic, drops and errors per PF, VF or pod of the node."""
+
+    def graph(title: str, unit: str, width: int, expression: str, description: str = "") -> Panel:
+        query = top(of(expression), f"cluster, instance, {labels}")
+        return Panel(title, {legend: query}, unit, width=width, description=description)
 
     return [
-        panel(f"Received per {per}", "bps", bits("rx"), 12),
-        panel(f"Sent per {per}", "bps", bits("tx"), 12),
-        panel(f"Packets per {per}", "pps", rate("rx_packets", "tx_packets", selector=selector), 8),
-        panel(
+        graph(f"Received per {per}", "bps", 12, f"8 * {rate('rx_bytes')}"),
+        graph(f"Sent per {per}", "bps", 12, f"8 * {rate('tx_bytes')}"),
+        graph(f"Packets per {per}", "pps", 8, rate("rx_packets", "tx_packets")),
+        graph(
             f"Drops per {per}",
             "pps",
-            rate("rx_dropped", "tx_dropped", selector=selector),
             8,
+            rate("rx_dropped", "tx_dropped"),
             "Received and sent packets. Requires a kernel and driver that count both.",
         ),
-        panel(
+        graph(
             f"Errors per {per}",
             "pps",
-            rate("tx_errors", selector=selector),
             8,
+            rate("tx_errors"),
             "Transmit errors. Requires a driver with VF counters in sysfs.",
         ),
     ]
 
 
-# One line per VF is expensive to query and hard to read, so this row starts collapsed.
-PER_VF = "Per VF (select nodes and PFs first)"
-
-AGE = f'time() - node_textfile_mtime_seconds{{{NODE}, file=~"(.*/)?sriov[^/]*"}}'
-
-
-def number(title: str, query: str, unit: str = "none", red_from: float | None = None) -> Panel:
-    """Return a panel with one number."""
-    return Panel(title, {"": query}, unit, kind="stat", width=3, height=4, red_from=red_from)
-
+VF_TRAFFIC = f"8 * {recorded('vf:sriov_vf_bytes:rate5m')}"
+# The other direction needs no selection: + leaves out what only one side has.
+POD_TRAFFIC = recorded("pod:sriov_vf_rx_bytes:rate5m", RECORDED_PODS)
+POD_TRAFFIC = f"8 * ({POD_TRAFFIC} + pod:sriov_vf_tx_bytes:rate5m)"
+FREE = devices("cluster, instance, dev_type", "allocatable")
+FREE += f"\n- {devices('cluster, instance, dev_type', 'allocated')}"
 
 ROWS = {
-    "Overview": [
-        number("PFs", f"count({PF_INFO})"),
-        number("VFs", f"sum({vfs_of_pfs('sriov_pf_num_vfs')})"),
+    "Fleet": [
+        number("Nodes", f"count({NODES})", description="Nodes that report VF metrics."),
         number(
-            "VFs used by pods",
-            f"count(group by (instance, pciAddr) ({{{ANY_VF}, {VF}}})"
-            f" and on (instance, pciAddr) {USED}) or vector(0)",
+            "Nodes that stopped reporting",
+            f"""\
+count(
+  group by (cluster, instance) (last_over_time(sriov_textfile_build_info{{{FLEET}}}[$__range]))
+  unless on (cluster, instance) sriov_textfile_build_info
+) or vector(0)""",
+            red_from=1,
+            description="Nodes with metrics in the selected time range, but not now.",
         ),
-        number("Received", f"8 * sum({rate('rx_bytes')})", "bps"),
-        number("Sent", f"8 * sum({rate('tx_bytes')})", "bps"),
-        number("Drops", f"sum({rate('rx_dropped', 'tx_dropped')})", "pps"),
         number(
-            "Failed collectors",
-            f"sum(1 - {of_collectors('min', 'success')})",
+            "Nodes with failed collectors",
+            f"count(min by (cluster, instance) ({succeeded(FLEET)}) == 0) or vector(0)",
             red_from=1,
         ),
-        number("Age of the oldest file", f"max({AGE})", "s", red_from=300),
-    ],
-    "PFs": [
-        *traffic("PF (all VFs)", of_pfs, VF, PF_LEGEND),
-        Panel(
-            "VFs per PF",
-            {
-                f"{PF_LEGEND} created": vfs_of_pfs("sriov_pf_num_vfs"),
-                f"{PF_LEGEND} maximum": vfs_of_pfs("sriov_pf_total_vfs"),
-            },
-            width=24,
-            height=6,
-            decimals=0,
+        number(
+            "Nodes with an old file",
+            f"count(max by (cluster, instance) ({age(FLEET)}) > {STALE_SECONDS}) or vector(0)",
+            red_from=1,
+            description="Requires node_exporter's textfile collector.",
         ),
-    ],
-    "Pods": traffic("pod (all VFs)", of_pods, NODE, POD_LEGEND),
-    "Top VFs": [
+        number("VFs", vfs(FLEET)),
+        number("VFs used by pods", vfs_in_use(FLEET, FLEET)),
+        number(
+            "VFs that drop packets",
+            f"count({recorded('vf:sriov_vf_dropping:rate5m')}) or vector(0)",
+            red_from=1,
+            description="More than 1 in 1,000 packets, and more than one per second.",
+        ),
+        number(
+            "Pods on the wrong NUMA node",
+            f"count({recorded('pod:sriov_numa_aligned:bool')} == 0) or vector(0)",
+            red_from=1,
+            description="Pods with a VF on a NUMA node where they have none of their CPUs.",
+        ),
         Panel(
-            "Busiest VFs",
-            {VF_LEGEND: f"topk(10, 8 * {of_vfs(rate('rx_bytes', 'tx_bytes'))})"},
+            "Traffic of all VFs",
+            {
+                "received": f"8 * sum({recorded('pf:sriov_vf_rx_bytes:rate5m')})",
+                "sent": f"8 * sum({recorded('pf:sriov_vf_tx_bytes:rate5m')})",
+            },
             "bps",
-            "bargauge",
-            description="Received plus sent traffic.",
         ),
         Panel(
-            "VFs with the most drops",
-            {VF_LEGEND: f"topk(10, {of_vfs(rate('rx_dropped', 'tx_dropped'))})"},
-            "pps",
-            "bargauge",
-        ),
-    ],
-    PER_VF: traffic("VF", of_vfs, VF, VF_LEGEND),
-    "NUMA alignment": [
-        Panel(
-            "NUMA alignment per pod",
+            "Drops of all VFs",
             {
-                "": f"""\
-(
-  {_VF_NODES}
-  and on (instance, namespace, pod, numa_node)
-  {_CPU_NODES}
-)
-or
-0 * (
-  {_VF_NODES}
-  and on (instance, namespace, pod)
-  {_CPU_NODES}
-)"""
+                "received": f"sum({recorded('pf:sriov_vf_rx_dropped:rate5m')})",
+                "sent": f"sum({recorded('pf:sriov_vf_tx_dropped:rate5m')})",
             },
-            kind="table",
-            width=24,
-            description="For pods with exclusive CPUs: whether the pod has CPUs on each NUMA node"
-            " where it uses VFs. Requires the collector kubepoddevice.",
-            words={"0": ("other node", "red"), "1": ("same node", "green")},
-            columns=("instance", "namespace", "pod", "numa_node", "Value"),
+            "pps",
         ),
     ],
-    "Inventory": [
+    f"Top {TOP} (click a node to see it below)": [
+        ranking(
+            "PFs with the busiest links",
+            f"topk({TOP}, {recorded('pf:sriov_link_utilization:ratio')})",
+            ("pf",),
+            "of the link",
+            "percentunit",
+            "What the VFs send or receive, whichever is more, compared with the speed of the link."
+            " Packets between VFs of one PF do not use the link, so it may be more than 100%."
+            " Requires node_network_speed_bytes of node_exporter, with the same instance.",
+            red_from=0.8,
+            empty="no speeds of links",
+        ),
+        ranking(
+            "Busiest pods",
+            f"topk({TOP}, {POD_TRAFFIC})",
+            ("namespace", "pod"),
+            "traffic",
+            "bps",
+            "Received plus sent. To find a pod, enter a part of its name at the top.",
+        ),
+        ranking(
+            "Busiest VFs",
+            with_pods(f"topk({TOP}, {VF_TRAFFIC})"),
+            ("pf", "vf", "namespace", "pod"),
+            "traffic",
+            "bps",
+            "Received plus sent.",
+        ),
+        ranking(
+            "VFs with the most drops",
+            with_pods(f"topk({TOP}, {recorded('vf:sriov_vf_dropping:rate5m')})"),
+            ("pf", "vf", "namespace", "pod"),
+            "drops",
+            "pps",
+            "VFs that drop more than 1 in 1,000 packets, and more than one per second.",
+        ),
         Panel(
-            "Devices in use, per resource",
-            {"{{instance}} {{dev_type}}": f"{_devices('allocated')} / {_devices('allocatable')}"},
+            "Devices in use",
+            {
+                "{{cluster}} {{dev_type}}": f"topk({TOP}, "
+                f"{devices('cluster, dev_type', 'allocated')}"
+                f"\n/ {devices('cluster, dev_type', 'allocatable')})"
+            },
             "percentunit",
             "bargauge",
-            width=24,
-            height=6,
-            description="Of the devices that device plugins can assign to pods. Requires the"
-            " collector kubepoddevice.",
+            description="Of the devices that device plugins can assign to pods.",
+            red_from=0.9,
+        ),
+        ranking(
+            "Nodes with the fewest free devices",
+            f"bottomk({TOP}, {FREE})",
+            ("dev_type",),
+            "free",
+            "none",
+            "Devices that device plugins can assign to pods.",
+        ),
+    ],
+    "What needs a look": [
+        ranking(
+            "Failed collectors",
+            f"topk({TOP}, {succeeded(FLEET)} == 0)",
+            ("collector",),
+            "",
+            description="The log of sriov-textfile on the node has the reason.",
+        ),
+        ranking(
+            "Oldest files",
+            f"topk({TOP}, {age(FLEET)})",
+            ("file",),
+            "age",
+            "s",
+            "Requires node_exporter's textfile collector.",
+            red_from=STALE_SECONDS,
+        ),
+        ranking(
+            "Pods with CPUs and VFs on different NUMA nodes",
+            f"topk({TOP}, {recorded('pod:sriov_numa_aligned:bool')} == 0)",
+            ("namespace", "pod", "numa_node"),
+            "",
+            description="The pod uses a VF on this NUMA node, and has CPUs, but none there.",
         ),
         Panel(
+            "Versions",
+            {"": f"topk({TOP}, count by (version, python) (sriov_textfile_build_info{{{FLEET}}}))"},
+            kind="table",
+            columns=("version", "python"),
+            value="nodes",
+        ),
+    ],
+    "Node $node": [
+        number("VFs of the node", vfs(NODE), width=4),
+        number("VFs of the node used by pods", vfs_in_use(NODE, NODE), width=4),
+        number("Received", f"8 * sum({rate('rx_bytes')})", "bps", width=4),
+        number("Sent", f"8 * sum({rate('tx_bytes')})", "bps", width=4),
+        number("Drops", f"sum({rate('rx_dropped', 'tx_dropped')})", "pps", width=4),
+        number("Age of the file", f"max({age(NODE)})", "s", STALE_SECONDS, width=4),
+        *graphs("PF (all VFs)", of_pfs, "pf", PF_LEGEND),
+        Panel(
+            "Share of the link",
+            {PF_LEGEND: top(LINK_SHARE, "cluster, instance, pf")},
+            "percentunit",
+            description="What the VFs send or receive, whichever is more. Packets between VFs of"
+            " one PF do not use the link. Requires node_network_speed_bytes of node_exporter.",
+        ),
+        Panel(
+            "Collector duration",
+            {
+                COLLECTOR_LEGEND: f"topk({TOP}, max by (cluster, instance, collector) "
+                f"(sriov_scrape_collector_duration_seconds{{{NODE}}}))"
+            },
+            "s",
+            width=6,
+        ),
+        Panel(
+            "Skipped inputs",
+            {
+                COLLECTOR_LEGEND: f"topk({TOP}, max by (cluster, instance, collector) "
+                f"(sriov_scrape_collector_skipped{{{NODE}}}))"
+            },
+            width=6,
+            decimals=0,
+            red_from=1,
+        ),
+    ],
+    "VFs of $node": graphs("VF", of_vfs, "pf, vf", VF_LEGEND),
+    "Pods of $node": graphs("pod (all VFs)", of_pods, "namespace, pod", POD_LEGEND),
+    "Inventory of $node": [
+        Panel(
             "PFs",
-            {"": PF_INFO},
+            {"": f"topk({TOP}, {PF_INFO})"},
             kind="table",
             width=24,
             height=6,
-            columns=("instance", "pf", "pciAddr", "numa_node", "driver", "reader", "eswitch_mode"),
+            columns=("cluster", "instance", "pf", "pciAddr", "numa_node", "driver", "reader"),
         ),
         Panel(
             "VFs and the pods that use them",
             {
                 "": f"""\
-{VF_INFO}
-* on (instance, pciAddr) group_left (namespace, pod)
-topk by (instance, pciAddr) (1, {USED})
-or
-({VF_INFO} unless on (instance, pciAddr) sriov_kubepoddevice)"""
+topk(200,
+  {VF_INFO}
+  * on (cluster, instance, pciAddr) group_left (namespace, pod)
+  topk by (cluster, instance, pciAddr) (1, {USED})
+  or
+  ({VF_INFO} unless on (cluster, instance, pciAddr) sriov_kubepoddevice)
+)"""
             },
             kind="table",
             width=24,
             height=12,
-            description="VFs of the selected pods, and VFs that no pod uses. If pods share a VF,"
-            " only one of them is shown. Requires --collector.vfinfo.",
-            columns=(
-                "instance",
-                "pf",
-                "vf",
-                "pciAddr",
-                "namespace",
-                "pod",
-                "driver",
-                "mac",
-                "vlan",
-            ),
-        ),
-    ],
-    "Collection": [
-        Panel(
-            "Age of the metrics file",
-            {"{{instance}}": AGE},
-            "s",
-            width=8,
-            description="Requires node_exporter's textfile collector.",
-            red_from=300,
+            description="At most 200 VFs: those of the selected PFs and pods, and those that no pod"
+            " uses. If pods share a VF, one of them is shown. Requires --collector.vfinfo.",
+            columns=("cluster", "instance", "pf", "vf", "pciAddr", "namespace", "pod", "driver"),
         ),
         Panel(
-            "Collector success",
-            {COLLECTOR_LEGEND: of_collectors("min", "success")},
-            width=8,
-            decimals=0,
-        ),
-        Panel(
-            "Collector duration",
-            {COLLECTOR_LEGEND: of_collectors("max", "duration_seconds")},
-            "s",
-            width=8,
-        ),
-        Panel(
-            "Skipped inputs",
-            {COLLECTOR_LEGEND: of_collectors("max", "skipped")},
-            width=12,
-            height=6,
-            decimals=0,
-            red_from=1,
-        ),
-        Panel(
-            "Versions",
-            {"": f"group by (instance, version, python) (sriov_textfile_build_info{{{NODE}}})"},
+            "NUMA nodes of pods",
+            {
+                "": f"topk({TOP * 2}, pod:sriov_numa_aligned:bool"
+                '{cluster=~"$cluster", instance="$node", namespace=~"$namespace", pod=~"$pod"})'
+            },
             kind="table",
-            height=6,
+            width=24,
+            description="For pods with CPUs of their own: whether they have some on each NUMA node"
+            " where they use VFs.",
+            words={"0": ("other node", "red"), "1": ("same node", "green")},
+            columns=("cluster", "instance", "namespace", "pod", "numa_node"),
+            value="CPUs",
         ),
     ],
 }
+COLLAPSED = {"VFs of $node", "Pods of $node", "Inventory of $node"}
 
 _DATASOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
+# What a click on a node selects. The fields are those of the row.
+_SELECT_NODE = (
+    f"/d/{UID}?${{__url_time_range}}&var-datasource=${{datasource}}&${{job:queryparam}}"
+    "&var-cluster=${__data.fields.cluster}&var-node=${__data.fields.instance}"
+)
 
 
 def build() -> dashboard.Dashboard:
     """Return the dashboard's builder."""
     board: dashboard.Dashboard = (
         dashboard.Dashboard("SR-IOV virtual functions")
-        .uid("sriov-textfile")
-        .description("SR-IOV VFs and PFs, and the pods that use them. Metrics from sriov-textfile.")
+        .uid(UID)
+        .description(
+            "SR-IOV VFs and PFs, and the pods that use them. Metrics from sriov-textfile, and its"
+            " recording rules for the fleet."
+        )
         .tags(["sriov", "network"])
         .time("now-1h", "now")
         .refresh("1m")
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").type("prometheus"))
     )
+    for variable in _variables():
+        board.with_variable(variable)
+    numbers = itertools.count(1)
+    for title, panels in ROWS.items():
+        row = dashboard.Row(title).id(next(numbers))
+        built = [_built(panel).id(next(numbers)) for panel in panels]
+        if title in COLLAPSED:
+            row.collapsed(True)
+            for panel in built:
+                row.with_panel(panel)
+        board.with_row(row)
+        if title not in COLLAPSED:
+            for panel in built:
+                board.with_panel(panel)
+    return board
+
+
+def _variables() -> Iterator[Any]:
+    """Yield the variables. Only the node has no All: a graph of all nodes' VFs is too expensive."""
     for name, label, query in (
-        ("node", "Node", "label_values(sriov_pf_info, instance)"),
-        ("pf", "PF", f"label_values(sriov_pf_info{{{NODE}}}, pf)"),
-        ("namespace", "Namespace", f"label_values(sriov_kubepoddevice{{{NODE}}}, namespace)"),
+        ("cluster", "Cluster", "label_values(sriov_textfile_build_info, cluster)"),
+        ("job", "Job", 'label_values(sriov_textfile_build_info{cluster=~"$cluster"}, job)'),
+        ("node", "Node", f"label_values(sriov_textfile_build_info{{{FLEET}}}, instance)"),
+        ("pf", "PF of the node", f"label_values(sriov_pf_info{{{NODE}}}, pf)"),
+        ("namespace", "Namespace", f"label_values(sriov_kubepoddevice{{{FLEET}}}, namespace)"),
         (
             "pod",
-            "Pod",
+            "Pod of the node",
             f'label_values(sriov_kubepoddevice{{{NODE}, namespace=~"$namespace"}}, pod)',
         ),
     ):
-        board.with_variable(
+        variable = (
             dashboard.QueryVariable(name)
             .label(label)
             .datasource(_DATASOURCE)
             .query(query)
             .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
             .sort(model.VariableSort.ALPHABETICAL_ASC)
-            .multi(True)
-            .include_all(True)
-            .current(model.VariableOption(selected=True, text="All", value="$__all"))
-            .all_value(".*")
         )
-    numbers = itertools.count(1)
-    for title, panels in ROWS.items():
-        row = dashboard.Row(title).id(next(numbers))
-        built = [_built(panel).id(next(numbers)) for panel in panels]
-        if title == PER_VF:
-            row.collapsed(True)
-            for panel in built:
-                row.with_panel(panel)
-        board.with_row(row)
-        if title != PER_VF:
-            for panel in built:
-                board.with_panel(panel)
-    return board
+        if name != "node":
+            variable.multi(True).include_all(True).all_value(".*")
+            variable.current(model.VariableOption(selected=True, text="All", value="$__all"))
+        yield variable
+    yield dashboard.TextBoxVariable("search").label("Find pods")
 
 
 def _built(panel: Panel) -> Any:
@@ -400,6 +571,8 @@ def _built(panel: Panel) -> Any:
     built.title(panel.title).datasource(_DATASOURCE).span(panel.width).height(panel.height)
     if panel.description:
         built.description(panel.description)
+    if panel.empty:
+        built.no_value(panel.empty)
     for letter, (legend, expression) in zip("AB", panel.queries.items(), strict=False):
         query = prometheus.Dataquery().ref_id(letter).expr(expression).legend_format(legend)
         if panel.kind == "timeseries":
@@ -436,30 +609,42 @@ def _bars(panel: Panel) -> Any:
 
 
 def _table(panel: Panel) -> Any:
-    hidden = {"Time": True} if panel.words else {"Time": True, "Value": True}
-    order = {name: position for position, name in enumerate(panel.columns)}
-    organize = model.DataTransformerConfig(
-        "organize", options={"excludeByName": hidden, "indexByName": order}
-    )
-    built = table.Panel().with_transformation(organize)
+    built = table.Panel()
     if "vf" in panel.columns:  # sort 10 after 9
         numbers = {"conversions": [{"targetField": "vf", "destinationType": "number"}]}
         built.with_transformation(model.DataTransformerConfig("convertFieldType", options=numbers))
-    if panel.columns:
-        by = {"sort": [{"field": panel.columns[0]}]}
-        built.with_transformation(model.DataTransformerConfig("sortBy", options=by))
+    (query,) = panel.queries.values()
+    by_value = panel.value and not panel.words
+    order = {"field": "Value", "desc": not query.startswith("bottomk")}
+    by = {"sort": [order if by_value else {"field": panel.columns[0]}]}
+    built.with_transformation(model.DataTransformerConfig("sortBy", options=by))
+    organize = {
+        "excludeByName": {"Time": True, "Value": not panel.value},
+        "indexByName": {name: position for position, name in enumerate(panel.columns)},
+        "renameByName": {"Value": panel.value} if panel.value else {},
+    }
+    built.with_transformation(model.DataTransformerConfig("organize", options=organize))
+    if "instance" in panel.columns:
+        link = {"title": "Select ${__data.fields.instance}", "url": _SELECT_NODE}
+        built.override_by_name("instance", [model.DynamicConfigValue("links", [link])])
+    if panel.value:  # Only this column: some of the labels are numbers, too.
+        built.override_by_name(panel.value, [*_value_column(panel)])
+    return built
+
+
+def _value_column(panel: Panel) -> Iterator[model.DynamicConfigValue]:
+    """Yield how a table shows its values: as words, or as a number that may turn red."""
     if panel.words:
-        # Only for the value column: some of the label columns contain numbers, too.
         texts = {
             value: model.ValueMappingResult(text=text, color=color)
             for value, (text, color) in panel.words.items()
         }
-        properties = [
-            model.DynamicConfigValue("mappings", [model.ValueMap(options=texts)]),
-            model.DynamicConfigValue("custom.cellOptions", {"type": "color-background"}),
-        ]
-        built.override_by_name("Value", properties)
-    return built
+        yield model.DynamicConfigValue("mappings", [model.ValueMap(options=texts)])
+    else:
+        yield model.DynamicConfigValue("unit", panel.unit)
+        yield model.DynamicConfigValue("thresholds", _thresholds(panel).build())
+    if panel.words or panel.red_from is not None:
+        yield model.DynamicConfigValue("custom.cellOptions", {"type": "color-background"})
 
 
 def _thresholds(panel: Panel) -> Any:
