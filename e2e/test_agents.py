@@ -116,10 +116,8 @@ def expected() -> dict[str, Series]:
                     if has_cpus:
                         add("pod:sriov_kubepodcpu_numa_node:group", 1, **user, numa_node=numa_node)
                         add("pod:sriov_numa_aligned:bool", 1, **user, numa_node=numa_node)
-            used = max(
-                found[f"pf:sriov_vf_{way}_bytes:rate5m"][(*node.items(), ("pf", pf.netdev))]
-                for way in ("rx", "tx")
-            )
+            own_pf = (*node.items(), ("pf", pf.netdev))
+            used = max(found[f"pf:sriov_vf_{way}_bytes:rate5m"][own_pf] for way in ("rx", "tx"))
             speed = (pf.speed or 0) * 125_000
             add("pf:sriov_link_utilization:ratio", used / speed, **node, pf=pf.netdev)
     return found
