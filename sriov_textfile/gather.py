@@ -10,7 +10,7 @@ from sriov_textfile.collectors import COLLECTORS
 from sriov_textfile.deadline import Task
 from sriov_textfile.metrics import Family, labels
 from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, shortage, unexpected
-from sriov_textfile.snapshot import Snapshot
+from sriov_textfile.snapshot import Memory, Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Gatherer:
         self._log = log
         self._task: Task | None = None
         self._snapshot: Snapshot | None = None  # of that task
-        self._hanging: dict[str, Task] = {}  # requests that rtnetlink has not answered, by netdev
+        self._memory = Memory()
 
     def gather(self, seconds: float | None = None) -> list[Family]:
         """Return the families of all collectors and of the run itself.
@@ -70,7 +70,7 @@ class Gatherer:
         return len(pfs), sum(pfs.values())
 
     def _new_snapshot(self, seconds: float) -> Snapshot:
-        return Snapshot(self._config, self._log, time.monotonic() + seconds, self._hanging)
+        return Snapshot(self._config, self._log, time.monotonic() + seconds, self._memory)
 
     def _run(self, snapshot: Snapshot, read: Callable[[], object], seconds: float) -> None:
         """Call `read`, which uses the snapshot, in a task of its own. Raises GatherError."""

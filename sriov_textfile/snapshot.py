@@ -48,6 +48,16 @@ class VfCounters:
         self.failures: dict[str, Problem] = {}  # by reader
 
 
+class Memory:
+    """What a process keeps from one collection to the next."""
+
+    __slots__ = ("hanging",)
+
+    def __init__(self) -> None:
+        # Requests that rtnetlink has not answered, by netdev: they are not repeated.
+        self.hanging: dict[str, Task] = {}
+
+
 class Snapshot:
     """The machine and the kubelet, read on demand and at most once; each collection has its own.
 
@@ -57,12 +67,11 @@ class Snapshot:
     """
 
     def __init__(
-        self, config: Config, log: Log, deadline: float, hanging: dict[str, Task] | None = None
+        self, config: Config, log: Log, deadline: float, memory: Memory | None = None
     ) -> None:
         """`deadline` is when to stop waiting, on the clock of time.monotonic().
 
-        `hanging` keeps the requests that a kernel has not answered, by netdev, from one
-        collection to the next: a request that hangs is not repeated.
+        `memory` is what the process keeps from one collection to the next.
         """
         self.config = config
         self.log = log
@@ -73,7 +82,7 @@ class Snapshot:
         self.reading = ""
         self.left_out = 0  # PFs that the flags pf-include and pf-exclude leave out
         self._rtnetlink: Rtnetlink | None = None
-        self._hanging = {} if hanging is None else hanging
+        self._memory = memory or Memory()
         self._counters: dict[Pf, VfCounters] = {}
         self._values: dict[object, object] = {}
         self._unreadable: dict[object, Problem] = {}
@@ -139,9 +148,10 @@ class Snapshot:
     def _ask(self, netdev: str) -> Link:
         """Ask in a thread, because sending a request waits for the driver and the RTNL lock."""
         unanswered = f"the kernel does not answer about {netdev}"
-        earlier = self._hanging.pop(netdev, None)
+        hanging = self._memory.hanging
+        earlier = hanging.pop(netdev, None)
         if earlier and not earlier.done:
-            self._hanging[netdev] = earlier
+            hanging[netdev] = earlier
             raise rtnetlink.NetlinkError(unanswered)
         if self._rtnetlink is None:
             self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline)
@@ -149,7 +159,7 @@ class Snapshot:
         links: list[Link] = []
         task = Task(lambda: links.append(connection.link(netdev)), late=connection.close)
         if not task.wait(self._share(_LINK_SHARE)):
-            self._hanging[netdev] = task
+            hanging[netdev] = task
             self._rtnetlink = None  # The next PF gets a connection of its own.
             raise rtnetlink.NetlinkError(unanswered)
         return links[0]
