@@ -37,6 +37,7 @@ class Vf:
     spoofchk: bool | None = None
     link_state: str | None = None  # auto, enable or disable, as the PF sets it
     counters: dict[str, int] = field(default_factory=dict)
+    held_back_since: int | None = None  # seconds since 1970, if its counters are held back
     pods: list[str] = field(default_factory=list)  # namespace/name
 
 
@@ -233,6 +234,7 @@ def _vf(
         netdev=netdev,
         netdev_packets=_packets(folder) if netdev else None,
         counters=counters.by_vf.get(number, {}),
+        held_back_since=counters.held_back.get(number),
         pods=pods.get(address, []),
     )
     if described := link.vfs.get(number):

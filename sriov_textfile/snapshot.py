@@ -10,6 +10,7 @@ import os
 import time
 
 from sriov_textfile.deadline import Task
+from sriov_textfile.held_back import BELIEVED_AFTER, Past, judge
 from sriov_textfile.host import pci, readers, rtnetlink
 from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, cause, unexpected
 
@@ -39,11 +40,13 @@ _MAX_SKIPPED = 1000  # a kubelet or driver that repeats itself must not fill the
 class VfCounters:
     """A PF's VF counters, and which readers were tried, had counters or failed."""
 
-    __slots__ = ("asked", "by_vf", "failures", "served")
+    __slots__ = ("asked", "by_vf", "failures", "held_back", "served")
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.by_vf: dict[int, dict[str, int]] = {}  # counters by name, for each VF's number
+        # Since when VFs that had counted are held back, in seconds since 1970; by_vf lacks them.
+        self.held_back: dict[int, int] = {}
         self.served: dict[str, int] = {}  # by reader: the number of VFs that it had counters for
         self.failures: dict[str, Problem] = {}  # by reader
 
@@ -51,9 +54,12 @@ class VfCounters:
 class Memory:
     """What a process keeps from one collection to the next."""
 
-    __slots__ = ("hanging",)
+    __slots__ = ("hanging", "past", "recall")
 
-    def __init__(self) -> None:
+    def __init__(self, recall: Callable[[], Past] = lambda: Past(0)) -> None:
+        """`recall` returns what an earlier process has found, for the first collection of this."""
+        self.recall = recall
+        self.past: Past | None = None
         # Requests that rtnetlink has not answered, by netdev: they are not repeated.
         self.hanging: dict[str, Task] = {}
 
@@ -169,16 +175,52 @@ class Snapshot:
         return max((self.deadline - time.monotonic()) * share, _MIN_SECONDS)
 
     def vf_counters(self, pf: Pf) -> VfCounters:
-        """Return the counters of the PF's VFs.
+        """Return the counters of the PF's VFs; those of all PFs are read.
 
         The readers are tried in the order of --collector.vfstatspriority, each for the VFs that
         the readers before it had no counters for. A failure is recorded, and the next reader tried.
+        The counters of a VF are held back if all of them are 0 and may be false.
         """
-        if pf not in self._counters:
-            self._counters[pf] = self._read_counters(pf)
+        if not self._counters:
+            found = {each: self._read_counters(each) for each in self.pfs}
+            self._hold_back(found)
+            self._counters = found
         return self._counters[pf]
 
+    def _hold_back(self, found: dict[Pf, VfCounters]) -> None:
+        """Remove the counters that are held back, and record them as left out."""
+        memory = self._memory
+
+        def recall() -> Past:
+            self.reading = self.config.textfile_path
+            return memory.past or memory.recall()
+
+        ports = [(pf.vfs, each.by_vf, bool(each.failures)) for pf, each in found.items()]
+        memory.past = judge(ports, recall, self._created)
+        if not memory.past.held_back:
+            return
+        for pf, counters in found.items():
+            left_out = 0
+            for vf, address in pf.vfs.items():
+                if address in memory.past.held_back:
+                    counters.held_back[vf] = memory.past.held_back[address]
+                    zeros = counters.by_vf.pop(vf, None)
+                    left_out += bool(zeros or not counters.failures)
+            if left_out:
+                self.skip(_held_back(pf, left_out), left_out)
+
+    def _created(self, address: str) -> float:
+        """Return when a VF was created, in seconds since 1970, or 0 if that is unknown."""
+        from sriov_textfile.host import age
+
+        try:
+            seconds = age.seconds(f"{self.config.sysbuspci}/{address}")
+        except OSError:
+            return 0
+        return 0 if seconds is None else time.time() - seconds
+
     def _read_counters(self, pf: Pf) -> VfCounters:
+        """Return the counters of the PF's VFs as the readers have them."""
         counters = VfCounters()
         if not pf.netdev:
             return counters
@@ -389,6 +431,14 @@ class Snapshot:
                 raise ProblemError(self._unreadable[key]) from None
         value: Value = self._values[key]  # type: ignore[assignment]
         return value
+
+
+def _held_back(pf: Pf, count: int) -> Problem:
+    what = f"{count} VF{'' if count == 1 else 's'} of {pf.netdev or pf.address}"
+    reason = f"all counters of {what} fell to 0 or are missing, as they are while a NIC resets"
+    minutes = BELIEVED_AFTER // 60
+    hint = f"see dmesg; they are left out until they grow, for at most {minutes} minutes"
+    return Problem("held-back", pf.netdev or pf.address, reason, hint)
 
 
 def _missing(flag: str, reason: str, error: Exception) -> Problem:

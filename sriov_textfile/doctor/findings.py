@@ -33,6 +33,8 @@ _MEANINGS = {
     " sriov_scrape_collector_success is 0",
     "reader-failed": "counters are missing unless another reader has them, and"
     " sriov_scrape_collector_success is 0",
+    "held-back": "if they were exported as 0 and the old values came back, Prometheus would see a"
+    " reset and add the old values to rates; instead the counters are missing",
     "kubelet": "it is unknown which pod uses which VF: sriov_kubepoddevice is missing",
     "kubelet-not-ready": "devices and CPUs of some pods are missing until the kubelet lists them",
     "missing-package": "the collector that needs it exports no metrics",
@@ -236,7 +238,7 @@ def _no_vfs(report: Report) -> Iterator[Finding]:
 
 def _no_counters(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
-        without = [vf for vf in pf.vfs if not vf.counters]
+        without = [vf for vf in pf.vfs if not vf.counters and vf.held_back_since is None]
         explained = any(reader.failure for reader in pf.readers)
         if not without or not pf.netdev or explained or not _is_on(report, "vfstats"):
             continue
@@ -254,7 +256,8 @@ def _only_zeros(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
         served = {reader.name: reader.vfs for reader in pf.readers}
         counters = [vf.counters for vf in pf.vfs if vf.counters]
-        if not served["netlink"] or any(any(values.values()) for values in counters):
+        in_use = any(any(values.values()) for values in counters)
+        if not (served["netlink"] and counters) or in_use:
             continue
         evidence = [text for vf in pf.vfs if (text := _in_use(vf))]
         known = pf.driver in _DRIVERS_WITHOUT_COUNTERS

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ GROWTH = {
     "tx_errors": 0,
 }
 _SWELL_SECONDS = 90  # from one peak of traffic to the next
+_UPTIME_SECONDS = 86_400  # of a host when it is simulated, and so the age of its devices
 
 
 @dataclass
@@ -52,6 +53,7 @@ class SimulatedPf:
     # How the driver publishes VF counters in sysfs: a directory of files, one file, or not at all.
     sysfs: Literal["folder", "file", "none"] = "folder"
     counts: bool = True  # whether the driver has VF counters for rtnetlink; if not, they are 0
+    busy: Container[int] = ()  # VFs that the driver resets: their counters read 0, but go on
     first_count: int = 0
     swell: float = 0.0  # how much traffic varies about its mean, from 0 to 1
     swell_phase: float = 0.0  # of VF 0, in radians
@@ -103,7 +105,7 @@ class SimulatedPf:
             qos=3 if vf % 4 == 3 else 0,
             trust=vf % 2,
             max_tx_rate=10_000 if vf % 4 == 2 else 0,
-            stats=self.counters(vf, seconds) if self.counts else {},
+            stats=self.counters(vf, seconds) if self.counts and vf not in self.busy else {},
         )
 
 
@@ -125,6 +127,7 @@ class SimulatedHost:
         self._start = clock()
         self._representors = itertools.count()
         self._ifindexes = itertools.count(2)  # 1 is lo
+        self._born: dict[str, int] = {}  # when each VF was created, in seconds of the host
         self._devices = root / "sys/devices"
         self.bus = root / "sys/bus/pci/devices"
         self.net = root / "sys/class/net"
@@ -137,6 +140,8 @@ class SimulatedHost:
         _write(nvme / "sriov_totalvfs", 32)
         for pf in self.pfs:
             self._add_pf(pf)
+        self._born = dict.fromkeys(self._born, -_UPTIME_SECONDS)
+        self.refresh()
 
     @property
     def flags(self) -> list[str]:
@@ -212,10 +217,11 @@ class SimulatedHost:
         _write(device / "sriov_numvfs", count)
 
     def refresh(self) -> None:
-        """Write the current counters into sysfs."""
+        """Write the current counters and the ages of the VFs into sysfs."""
         for pf in self.pfs:
             for vf in range(pf.vfs):
                 self._write_counters(pf, vf)
+                self._write_age(pf.vf_address(vf))
 
     def _add_pf(self, pf: SimulatedPf) -> None:
         device = self._add_device(pf.address, pf.pci_class, pf.numa_node, pf.driver)
@@ -249,10 +255,21 @@ class SimulatedHost:
         if pf.sysfs != "none":
             (parent / pf.address / f"sriov/{vf}").mkdir(parents=True)
         self._write_counters(pf, vf)
+        (device / "power").mkdir()
+        self._born[address] = self.seconds
+        self._write_age(address)
+
+    def _write_age(self, address: str) -> None:
+        power = self.device(address) / "power"
+        age = self.seconds - self._born[address]
+        self._replace(power / "runtime_active_time", str(1000 * age))
+        self._replace(power / "runtime_suspended_time", "0")
 
     def _write_counters(self, pf: SimulatedPf, vf: int) -> None:
         stats = self.device(pf.address) / f"sriov/{vf}/stats"
         counters = pf.counters(vf, self.seconds)
+        if vf in pf.busy:
+            counters = dict.fromkeys(counters, 0)
         if pf.sysfs == "folder":
             stats.mkdir(exist_ok=True)
             for name, value in counters.items():
