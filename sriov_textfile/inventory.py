@@ -70,6 +70,7 @@ class Pf:
     num_vfs: int | None
     netdev_in_sysfs: bool  # whether --path.sysclassnet has its netdev
     vf_list_wrapped: bool  # whether the VF list is too long for other tools
+    vf_list_dumped: bool  # whether the kernel returns it only in a dump of all links
     link_problem: Problem | None  # why the configuration of its VFs is unknown
     readers: list[ReaderUse]
     vfs: list[Vf]
@@ -175,6 +176,7 @@ def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
         num_vfs=pf.num_vfs,
         netdev_in_sysfs=bool(pf.netdev) and os.path.isdir(f"{config.sysclassnet}/{pf.netdev}"),
         vf_list_wrapped=link.wrapped,
+        vf_list_dumped=link.dumped,
         link_problem=link_problem,
         readers=[_reader_use(reader, config, pf, counters) for reader in readers.READERS],
         vfs=[

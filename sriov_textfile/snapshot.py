@@ -6,6 +6,7 @@ same ProblemError.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -54,14 +55,18 @@ class VfCounters:
 class Memory:
     """What a process keeps from one collection to the next."""
 
-    __slots__ = ("hanging", "past", "recall")
+    __slots__ = ("hanging", "past", "recall", "too_large", "vfs")
 
     def __init__(self, recall: Callable[[], Past] = lambda: Past(0)) -> None:
         """`recall` returns what an earlier process has found, for the first collection of this."""
         self.recall = recall
         self.past: Past | None = None
-        # Requests that rtnetlink has not answered, by netdev: they are not repeated.
+        # Requests that rtnetlink has not answered, by what they are about: they are not repeated.
         self.hanging: dict[str, Task] = {}
+        # Netdevs that the kernel cannot describe in one message: whether a dump may have them. This
+        # is so while the PFs have these numbers of VFs.
+        self.too_large: dict[str, bool] = {}
+        self.vfs: list[tuple[str, int]] = []
 
 
 class Snapshot:
@@ -148,27 +153,73 @@ class Snapshot:
             return Problem("rtnetlink", netdev, f"cannot decode the reply about {netdev}: {error}")
 
         return self._once(
-            ("link", netdev), f"{netdev} via rtnetlink", lambda: self._ask(netdev), problem
+            ("link", netdev), f"{netdev} via rtnetlink", lambda: self._read_link(netdev), problem
         )
 
-    def _ask(self, netdev: str) -> Link:
+    def _read_link(self, netdev: str) -> Link:
+        """Ask for the netdev, or for all links if the kernel cannot describe it in one message.
+
+        What the kernel cannot do, it is not asked for again while the PFs have as many VFs.
+        """
+        memory = self._memory
+        if memory.too_large and memory.vfs != self._numbers_of_vfs():
+            memory.too_large.clear()
+        if netdev not in memory.too_large:
+            try:
+                return self._ask(netdev, lambda connection: connection.link(netdev))
+            except rtnetlink.MessageSizeError:
+                memory.too_large[netdev] = True
+                memory.vfs = self._numbers_of_vfs()
+        if memory.too_large[netdev]:
+            links, error = self._dump
+            if netdev in links:
+                link = rtnetlink.decode_link(links[netdev])
+                link.dumped = True
+                return link
+            if error != errno.EMSGSIZE:
+                reason = f": {os.strerror(error)}" if error else ""
+                raise rtnetlink.NetlinkError(f"a dump of all links lacks {netdev}{reason}")
+            memory.too_large[netdev] = False
+        reason = f"the kernel cannot describe {netdev} with its VFs, even in a dump (EMSGSIZE)"
+        raise ProblemError(Problem("emsgsize", netdev, reason, rtnetlink.EMSGSIZE_HINT))
+
+    def _numbers_of_vfs(self) -> list[tuple[str, int]]:
+        return [(pf.netdev, len(pf.vfs)) for pf in self.pfs]
+
+    @property
+    def _dump(self) -> tuple[dict[str, bytes], int]:
+        """The PFs' links from a dump of all links, and its error; raises ProblemError."""
+        about = "all links"
+
+        def dump() -> tuple[dict[str, bytes], int]:
+            netdevs = {pf.netdev for pf in self.pfs}
+            return self._ask(about, lambda connection: connection.dump(netdevs))
+
+        return self._once(
+            "dump",
+            f"{about} via rtnetlink",
+            dump,
+            lambda error: Problem("rtnetlink", about, str(error), "see dmesg"),
+        )
+
+    def _ask(self, about: str, request: Callable[[Rtnetlink], Value]) -> Value:
         """Ask in a thread, because sending a request waits for the driver and the RTNL lock."""
-        unanswered = f"the kernel does not answer about {netdev}"
+        unanswered = f"the kernel does not answer about {about}"
         hanging = self._memory.hanging
-        earlier = hanging.pop(netdev, None)
+        earlier = hanging.pop(about, None)
         if earlier and not earlier.done:
-            hanging[netdev] = earlier
+            hanging[about] = earlier
             raise rtnetlink.NetlinkError(unanswered)
         if self._rtnetlink is None:
             self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline)
         connection = self._rtnetlink
-        links: list[Link] = []
-        task = Task(lambda: links.append(connection.link(netdev)), late=connection.close)
+        answers: list[Value] = []
+        task = Task(lambda: answers.append(request(connection)), late=connection.close)
         if not task.wait(self._share(_LINK_SHARE)):
-            hanging[netdev] = task
-            self._rtnetlink = None  # The next PF gets a connection of its own.
+            hanging[about] = task
+            self._rtnetlink = None  # The next request gets a connection of its own.
             raise rtnetlink.NetlinkError(unanswered)
-        return links[0]
+        return answers[0]
 
     def _share(self, share: float) -> float:
         """Return a share of the time that is left, in seconds."""

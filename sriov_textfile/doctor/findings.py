@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from sriov_textfile.doctor.report import Finding, Report, Textfile
+from sriov_textfile.host import rtnetlink
 from sriov_textfile.inventory import Pf, Vf
 from sriov_textfile.problems import Problem
 
@@ -33,6 +34,8 @@ _MEANINGS = {
     " sriov_scrape_collector_success is 0",
     "reader-failed": "counters are missing unless another reader has them, and"
     " sriov_scrape_collector_success is 0",
+    "emsgsize": "the kernel reserves too little space for this number of VFs: everything that only"
+    " rtnetlink has is missing for this PF, and sriov_scrape_collector_success is 0",
     "held-back": "if they were exported as 0 and the old values came back, Prometheus would see a"
     " reset and add the old values to rates; instead the counters are missing",
     "kubelet": "it is unknown which pod uses which VF: sriov_kubepoddevice is missing",
@@ -308,6 +311,21 @@ def _wrapped(report: Report) -> Iterator[Finding]:
             )
 
 
+def _dumped(report: Report) -> Iterator[Finding]:
+    for pf in report.inventory.pfs:
+        if pf.vf_list_dumped:
+            yield Finding(
+                "emsgsize",
+                pf.netdev,
+                f"the kernel describes {pf.netdev} with its {_vfs(len(pf.vfs))} only in a dump of"
+                " all links: for one message it reserves too little space (EMSGSIZE)",
+                "the metrics are complete, but each collection makes the kernel describe the VFs of"
+                " all PFs, some of them twice; the first collection of a process, which is each run"
+                " of a timer, also leaves a warning in the kernel's log",
+                f"{rtnetlink.EMSGSIZE_HINT}; until then, a loop or serve is better than a timer",
+            )
+
+
 def _numa_misaligned(report: Report) -> Iterator[Finding]:
     for container in report.inventory.kubelet.containers:
         cpus, devices = set(container.cpu_numa_nodes), set(container.device_numa_nodes)
@@ -432,6 +450,7 @@ RULES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
     _no_counters,
     _only_zeros,
     _wrapped,
+    _dumped,
     _numa_misaligned,
     _cpu_policy,
     _textfile,

@@ -15,7 +15,7 @@ from typing import Literal
 
 from sriov_textfile.host.nic import Nic
 from sriov_textfile.host.pci import Pf
-from sriov_textfile.simulate.rtnetlink import LinkVf, RtnetlinkServer, encode_link
+from sriov_textfile.simulate.rtnetlink import LinkSize, LinkVf, RtnetlinkServer, encode_link
 
 ETHERNET, INFINIBAND, OTHER_NETWORK = "0x020000", "0x020700", "0x028000"
 
@@ -54,6 +54,7 @@ class SimulatedPf:
     sysfs: Literal["folder", "file", "none"] = "folder"
     counts: bool = True  # whether the driver has VF counters for rtnetlink; if not, they are 0
     busy: Container[int] = ()  # VFs that the driver resets: their counters read 0, but go on
+    guids: bool = False  # whether it has GUIDs of its VFs, which Linux 5.10 reserves no space for
     first_count: int = 0
     swell: float = 0.0  # how much traffic varies about its mean, from 0 to 1
     swell_phase: float = 0.0  # of VF 0, in radians
@@ -105,6 +106,7 @@ class SimulatedPf:
             qos=3 if vf % 4 == 3 else 0,
             trust=vf % 2,
             max_tx_rate=10_000 if vf % 4 == 2 else 0,
+            guid=vf + 1 if self.guids else None,
             stats=self.counters(vf, seconds) if self.counts and vf not in self.busy else {},
         )
 
@@ -156,7 +158,7 @@ class SimulatedHost:
     @contextmanager
     def running(self) -> Iterator[RtnetlinkServer]:
         """Run rtnetlink for as long as the context lasts."""
-        with RtnetlinkServer(self.rtnetlink, self.describe) as server:
+        with RtnetlinkServer(self.rtnetlink, self.describe, self.links) as server:
             try:
                 yield server
             finally:
@@ -181,6 +183,15 @@ class SimulatedHost:
                     netdev, pf.address, pf.hardware_address, pf.vfs, vfs, sequence=sequence
                 )
         return None
+
+    def links(self) -> dict[str, LinkSize]:
+        """Return the PFs' netdevs, in the order of a dump."""
+        return {
+            netdev: LinkSize(pf.vfs, pf.guids)
+            for pf in self.pfs
+            for netdev in (pf.netdev, pf.second_port)
+            if netdev
+        }
 
     def device(self, address: str) -> Path:
         """Return the directory of a PCI device."""
