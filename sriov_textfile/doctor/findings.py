@@ -10,13 +10,12 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 
+from sriov_textfile.doctor import drivers
 from sriov_textfile.doctor.report import Finding, Report, Textfile
 from sriov_textfile.host import rtnetlink
 from sriov_textfile.inventory import Pf, Vf
 from sriov_textfile.problems import Problem
 
-# Drivers known to have no ndo_get_vf_stats.
-_DRIVERS_WITHOUT_COUNTERS = ("igb",)
 # Drivers that assign a device to a virtual machine or to a program in userspace.
 _USERSPACE_DRIVERS = ("vfio-pci", "igb_uio", "uio_pci_generic", "pci-stub")
 _MAX_PER_CODE = 20
@@ -245,13 +244,20 @@ def _no_counters(report: Report) -> Iterator[Finding]:
         explained = any(reader.failure for reader in pf.readers)
         if not without or not pf.netdev or explained or not _is_on(report, "vfstats"):
             continue
+        row = drivers.row(pf)
+        if row and row.no_list:
+            hint = f"driver {pf.driver} does not describe its VFs to the kernel (docs/hardware.md)"
+        else:
+            hint = (
+                f"switch on a reader that is off; otherwise check what driver {pf.driver} supports"
+                " (docs/hardware.md): a newer kernel or the vendor's driver may have VF counters"
+            )
         yield Finding(
             "no-counters",
             pf.netdev,
             f"no reader has counters for {len(without)} of {_vfs(len(pf.vfs))} of {pf.netdev}",
             "; ".join(f"{reader.name}: {reader.why_not}" for reader in pf.readers),
-            f"switch on a reader that is off; otherwise check what driver {pf.driver} supports"
-            " (docs/hardware.md): a newer kernel or the vendor's driver may have VF counters",
+            hint,
         )
 
 
@@ -259,27 +265,34 @@ def _only_zeros(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
         served = {reader.name: reader.vfs for reader in pf.readers}
         counters = [vf.counters for vf in pf.vfs if vf.counters]
-        in_use = any(any(values.values()) for values in counters)
-        if not (served["netlink"] and counters) or in_use:
+        above_0 = any(any(values.values()) for values in counters)
+        if not (served["netlink"] and counters) or above_0:
             continue
         evidence = [text for vf in pf.vfs if (text := _in_use(vf))]
-        known = pf.driver in _DRIVERS_WITHOUT_COUNTERS
-        if not (known or evidence):
+        row = drivers.row(pf)
+        if not (evidence or (row and row.zeros)):
             continue
         although = f", although {evidence[0]}" if evidence else ""
-        meaning = (
-            f"driver {pf.driver} has no VF counters"
-            if known
-            else f"either all of them are idle, or driver {pf.driver} has no VF counters"
-        )
         yield Finding(
             "only-zeros",
             pf.netdev,
             f"all counters of the {_vfs(len(counters))} of {pf.netdev} are 0{although}",
-            f"{meaning}; without VF counters the kernel reports 0, indistinguishable from idle VFs",
+            f"{_why_zeros(pf, row)}; without VF counters the kernel reports 0, indistinguishable"
+            " from idle VFs",
             "use a driver with VF counters (docs/hardware.md); until then leave the zeros out:"
             f" {_leave_out(pf)}",
         )
+
+
+def _why_zeros(pf: Pf, row: drivers.Row | None) -> str:
+    if row is None:
+        return f"either all of them are idle, or driver {pf.driver} has no VF counters"
+    if row.zeros:
+        return f"driver {pf.driver} has no VF counters"
+    return (
+        f"either all of them are idle, or driver {pf.driver}, which has VF counters in current"
+        " kernels, has none in this one"
+    )
 
 
 def _vfs(count: int) -> str:
