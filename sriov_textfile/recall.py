@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from sriov_textfile.collectors.vfstats import HELD_BACK, RESERVED
+from sriov_textfile.collectors.vfstats import HELD_BACK, RDMA, RESERVED
 from sriov_textfile.held_back import Past
 from sriov_textfile.host.files import to_u64
 
@@ -44,7 +44,7 @@ def recall(path: str) -> Past:
                 since = to_u64(_text(line.rpartition(b" ")[2]))
                 if since is not None:
                     held_back[_text(line.partition(_ADDRESS)[2].partition(b'"')[0])] = since
-        elif name not in RESERVED:
+        elif name not in RESERVED and not name.startswith(RDMA):
             # Fast, because a host with idle VFs does it at each run.
             above_0 = [line for line in samples if line[-3:] != b"} 0"]
             counted.update([line.partition(_ADDRESS)[2].partition(b'"')[0] for line in above_0])

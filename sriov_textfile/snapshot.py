@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sriov_textfile.config import Config
     from sriov_textfile.host.pci import Pf
+    from sriov_textfile.host.rdma import Port
     from sriov_textfile.host.rtnetlink import Link, Rtnetlink
     from sriov_textfile.kubelet.cgroups import Container, Tree
     from sriov_textfile.kubelet.cpu_manager import Checkpoint
@@ -308,6 +309,37 @@ class Snapshot:
                 "unreadable",
                 address,
                 f"cannot read driver and netdev of VF {cause(error, address)}",
+            ),
+        )
+
+    def rdma_ports(self, address: str) -> list[Port]:
+        """Return the ports of a VF's RDMA devices with their counters; raises ProblemError."""
+        from sriov_textfile.host import rdma
+
+        device = f"{self.config.sysbuspci}/{address}"
+        return self._once(
+            ("rdma", address),
+            f"RDMA counters of VF {address}",
+            lambda: rdma.ports(device, self.skip),
+            lambda error: Problem(
+                "unreadable",
+                address,
+                f"cannot read the RDMA counters of VF {cause(error, address)}",
+            ),
+        )
+
+    @property
+    def shares_rdma(self) -> bool | None:
+        """Whether RDMA devices are visible in all network namespaces; raises ProblemError."""
+        from sriov_textfile.host import rdma
+
+        sysfs = os.path.dirname(os.path.dirname(os.path.dirname(self.config.sysbuspci.rstrip("/"))))
+        return self._once(
+            "shares_rdma",
+            sysfs,
+            lambda: rdma.shares_devices(sysfs),
+            lambda error: Problem(
+                "unreadable", sysfs, f"cannot read the RDMA mode: {cause(error)}"
             ),
         )
 

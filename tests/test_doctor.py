@@ -898,7 +898,7 @@ def textfile_codes(node_exporters: list[NodeExporter], sees_processes: bool) -> 
         node_exporters=node_exporters,
         sees_processes=sees_processes,
     )
-    inventory = Inventory([], 0, None, "", Kubelet(False, ""), Cpus(False))
+    inventory = Inventory([], 0, None, "", Kubelet(False, ""), Cpus(False), None)
     facts = Report("", "", "", "", "", 10.0, [], [], [], inventory, textfile)
     found = [finding.code for finding in conclusions.findings(facts)]
     return [code for code in found if code.startswith("textfile")]

@@ -28,6 +28,7 @@ HELP = {
 HELD_BACK = "held_back_since_timestamp_seconds"
 # Metrics that are no counters of a driver: a page must not have two families of one name.
 RESERVED = frozenset({HELD_BACK, "info", "max_tx_rate_mbps", "min_tx_rate_mbps"})
+RDMA = "rdma_"  # how the names of vfrdma's metrics begin
 
 
 def collect(snapshot: Snapshot) -> Iterable[Family]:
@@ -55,7 +56,7 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
                 if name not in families:
                     families[name] = _family(name, f"The driver's counter {name} of the VF.")
                 families[name].add(series, value)
-    for name in RESERVED.intersection(families):
+    for name in [name for name in families if name in RESERVED or name.startswith(RDMA)]:
         reason = f"a driver's counter {name} would be sriov_vf_{name}, which is another metric"
         snapshot.skip(Problem("bad-counter", name, reason), len(families.pop(name).samples))
     known = [families.pop(name) for name in HELP]

@@ -339,6 +339,38 @@ def _dumped(report: Report) -> Iterator[Finding]:
             )
 
 
+def _rdma(report: Report) -> Iterator[Finding]:
+    found = report.inventory
+    if not (_is_on(report, "vfrdma") and found.pfs):
+        return
+    if not any(pf.rdma_devices or any(vf.rdma_devices for vf in pf.vfs) for pf in found.pfs):
+        yield Finding(
+            "no-rdma",
+            "",
+            "no PF or VF has an RDMA device in this network namespace",
+            "there are no sriov_vf_rdma_* metrics",
+            "load the RDMA driver of the NIC, such as mlx5_ib, irdma or bnxt_re; otherwise turn"
+            " vfrdma off",
+        )
+    for pf in found.pfs:
+        hidden = [vf for vf in pf.vfs if not vf.rdma_devices and _has_kernel_driver(vf)]
+        if found.rdma_shared is False and pf.rdma_devices and hidden:
+            yield Finding(
+                "rdma-exclusive",
+                pf.netdev or pf.address,
+                f"{len(hidden)} of {_vfs(len(pf.vfs))} of {pf.netdev or pf.address} have no RDMA"
+                " device in this network namespace, and the RDMA subsystem is in exclusive mode",
+                "a device that was moved to a pod is visible only there: its sriov_vf_rdma_*"
+                " metrics are missing on the host",
+                "put options ib_core netns_mode=1 into /etc/modprobe.d and reboot, unless pods must"
+                " have their devices to themselves",
+            )
+
+
+def _has_kernel_driver(vf: Vf) -> bool:
+    return vf.driver not in ("", *_USERSPACE_DRIVERS)
+
+
 def _numa_misaligned(report: Report) -> Iterator[Finding]:
     for container in report.inventory.kubelet.containers:
         cpus, devices = set(container.cpu_numa_nodes), set(container.device_numa_nodes)
@@ -464,6 +496,7 @@ RULES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
     _only_zeros,
     _wrapped,
     _dumped,
+    _rdma,
     _numa_misaligned,
     _cpu_policy,
     _textfile,
