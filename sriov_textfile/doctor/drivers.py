@@ -20,12 +20,14 @@ class Row:
     source: str  # below drivers/ in the kernel's source: a function, or a table without one
     zeros: bool = False  # whether it has no ndo_get_vf_stats, so that the kernel reports zeros
     no_list: bool = False  # whether it has no ndo_get_vf_config, so that the kernel lists no VFs
+    mode: str = ""
 
 
 IPOIB = Row(
-    ("mlx5_core in InfiniBand mode",),
+    ("mlx5_core",),
     "unicast bytes and packets, multicast",
     "`mlx5_ib_get_vf_stats()` in `infiniband/hw/mlx5/ib_virt.c`",
+    mode=" in InfiniBand mode",
 )
 _ZEROS = "none; the kernel reports zeros"
 ROWS = (
@@ -105,6 +107,6 @@ def reference() -> str:
     """Return the table in Markdown, for docs/hardware.md."""
     lines = ["| driver | counters | source, below `drivers/` |\n|---|---|---|\n"]
     for row in ROWS:
-        drivers = ", ".join([f"`{driver}`" for driver in row.drivers])
+        drivers = ", ".join([f"`{driver}`" for driver in row.drivers]) + row.mode
         lines.append(f"| {drivers} | {row.counters} | {row.source} |\n")
     return "".join(lines)
