@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e fuzz bench fleet lab pictures install-systemd proto wheel zipapp clean
+.PHONY: help demo test lint e2e fuzz bench fleet lab pictures install-systemd manifests proto wheel zipapp clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,9 @@ install-systemd: ## install the systemd units and their files below DESTDIR (emp
 	install -m 644 systemd/sysusers.conf $(DESTDIR)/etc/sysusers.d/sriov-textfile.conf
 	test -e $(DESTDIR)/etc/default/sriov-textfile || \
 	  install -m 644 systemd/sriov-textfile.default $(DESTDIR)/etc/default/sriov-textfile
+
+manifests: .venv/.run ## generate what repeats the rules and the sidecar; RUNBOOK_URL=https://... sets that
+	$(BIN)/python -m tools.manifests $(if $(RUNBOOK_URL),'$(RUNBOOK_URL)')
 
 proto: .venv/.test ## generate the messages of the kubelet's API from their .proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. sriov_textfile/kubelet/podresources.proto
