@@ -44,7 +44,7 @@ install-systemd: ## install the systemd units and their files below DESTDIR (emp
 	  install -m 644 systemd/sriov-textfile.default $(DESTDIR)/etc/default/sriov-textfile
 
 proto: .venv/.test ## generate the messages of the kubelet's API from their .proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. sriov_textfile/kubelet/podresources.proto
+	$(BIN)/python -m tools.proto
 
 wheel: .venv/.test ## build dist/*.whl
 	$(BIN)/python -m build --wheel
@@ -56,7 +56,7 @@ clean: ## remove what the targets created in the checkout
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.run: pyproject.toml
-	PYTHON="$(PYTHON)" tools/venv .
+	PYTHON="$(PYTHON)" tools/venv '.[all]'
 	@touch $@
 
 # An extra of pyproject.toml has the name of its stamp.

@@ -10,12 +10,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
 from lab import images, kubelet, machine, qemu
 from lab.debian import disk_image
+from tools import requirements
 from tools.fetch import run, say
 
 PROJECT = Path(__file__).parent.parent
@@ -23,11 +23,7 @@ LAB = Path(__file__).parent
 LOGS = PROJECT / "build/lab"
 # Installed in the disk image. The project's own wheel is built from the checkout at each run.
 REQUIREMENTS = ["installer>=0.7", "pytest>=8", "hatchling>=1.27"]
-REQUIREMENTS += [
-    requirement
-    for requirement in metadata.requires("sriov-textfile") or ()
-    if "extra" not in requirement
-]
+REQUIREMENTS += [*requirements.of(), *requirements.of("all")]
 BOOT_LIMIT = 900.0
 
 
