@@ -19,6 +19,7 @@ from bench import measure, ways
 from sriov_textfile.host.rtnetlink import VF_STATS, decode_link
 from sriov_textfile.metrics import Family, labels
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from tools import zipapp
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = PROJECT / "build/bench.json"
@@ -103,10 +104,13 @@ def one_shot() -> dict[str, measure.Process]:
     compileall.compile_dir(PROJECT / "sriov_textfile", quiet=1)
     with host(1, 8) as simulated, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = f"--textfile.path={folder}/sriov.prom"
+        one_file = Path(folder) / "sriov-textfile.pyz"
+        zipapp.build(one_file)
         return measure.processes(
             {
                 "python -c pass": [python, "-c", "pass"],
                 "sriov-textfile": [python, "-m", "sriov_textfile", *simulated.flags, path],
+                "sriov-textfile.pyz": [python, "-I", str(one_file), *simulated.flags, path],
                 "import of libraries": [python, "-c", "import pyroute2, prometheus_client"],
             }
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 import subprocess
@@ -21,7 +20,7 @@ import pytest
 from sriov_textfile.simulate.demo import pf, pods
 from sriov_textfile.simulate.pods import SimulatedPod
 from tools import requirements
-from tools.fetch import CACHE, debian_packages, run, with_own_libraries
+from tools.fetch import CACHE, debian_packages, key, run, with_own_libraries
 
 # Debian 13 has this Python. The packages are those that the program's imports load.
 PYTHON = "3.13"
@@ -83,8 +82,7 @@ def other_python() -> list[str]:
     """Return the command of Debian's Python, run by its own loader with its own libraries."""
     tree = debian_packages(PYTHON_PACKAGES, CACHE / f"python-{PYTHON}", suite="trixie")
     packages = [*requirements.of(), *requirements.of("all")]
-    key = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:12]
-    site = CACHE / f"python-{PYTHON}-site-{key}"
+    site = CACHE / f"python-{PYTHON}-site-{key(*packages)}"
     if not site.is_dir():
         new = site.with_name(f"{site.name}.new")
         command = [sys.executable, "-m", "pip", "install", "-q", "--upgrade", f"--target={new}"]

@@ -1,20 +1,13 @@
-"""Makes Debian trees, runs commands in them, and keeps what is built in the cache.
-
-What is built has a name that contains a hash of its recipe, so it is built again only when the
-recipe changes.
-"""
+"""Makes Debian trees, and runs commands in them."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.fetch import CACHE, debian_mirror, debian_packages, run, say
@@ -85,22 +78,3 @@ def environment() -> dict[str, str]:
         "DEBIAN_FRONTEND": "noninteractive",
         **{name: os.environ[name] for name in proxies if name in os.environ},
     }
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, and rename it to `folder` once its content is complete."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=CACHE, prefix=f"{folder.name}."))
-    new.chmod(0o755)
-    try:
-        yield new
-        new.rename(folder)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-
-
-def key(*recipe: str) -> str:
-    """Return a short hash of a recipe, for the name of what is built from it."""
-    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:12]

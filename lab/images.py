@@ -7,8 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from lab.debian import SUITE, bootstrap, chroot, key, new_folder
-from tools.fetch import CACHE, run, say
+from lab.debian import SUITE, bootstrap, chroot
+from tools.fetch import CACHE, key, new_folder, run, say
 
 PROJECT = Path(__file__).parent.parent
 DEPLOYMENT = PROJECT / "deployment"

@@ -7,8 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from lab.debian import PYTHON, SUITE, bootstrap, chroot, disk_image, key, new_folder
-from tools.fetch import CACHE, run, say
+from lab.debian import PYTHON, SUITE, bootstrap, chroot, disk_image
+from tools.fetch import CACHE, key, new_folder, run, say
 
 PACKAGES = [
     *("linux-image-amd64", "linux-headers-amd64", "gcc", "make", "kmod", "qemu-system-x86"),
