@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sriov_textfile.problems import Problem
     from sriov_textfile.simulate.host import SimulatedHost
 
-_COMMANDS = {
+COMMANDS = {
     "collect": "collect once and print the metrics, or write them to --textfile.path=FILE.prom;"
     " with --interval=15s, repeat until SIGTERM (the default command)",
     "serve": "serve GET /metrics over HTTP on --web.listen-address, until SIGTERM",
@@ -32,7 +32,7 @@ _COMMANDS = {
     "help": "print this help, or the help of a command: help COMMAND",
     "version": "print the version",
 }
-_PURPOSE = "Metrics for SR-IOV virtual functions, and for the pods and CPUs that use them."
+PURPOSE = "Metrics for SR-IOV virtual functions, and for the pods and CPUs that use them."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,8 +82,8 @@ def _command(words: Sequence[str]) -> str:
         extra = f" {more[0]}" if more else ""
         raise flags.FlagError(f"cannot run {command}{extra} here; see sriov-textfile --help")
     if command not in ("collect", "serve", "doctor"):
-        near = flags.similar(command, _COMMANDS)
-        hint = f"did you mean {near}?" if near else f"commands: {', '.join(_COMMANDS)}"
+        near = flags.similar(command, COMMANDS)
+        hint = f"did you mean {near}?" if near else f"commands: {', '.join(COMMANDS)}"
         raise flags.FlagError(f"unknown command {command}; {hint}")
     if more:
         raise flags.FlagError(f"unexpected argument {more[0]} after {command}; see --help")
@@ -94,13 +94,13 @@ def _help(words: Sequence[str], demo: bool) -> str:
     """Return the help of a command, or of the program; raises FlagError."""
     names = [*["demo"] * demo, *words]
     if not names:
-        commands = "".join([_wrapped(f"  {name:<9} ", text) for name, text in _COMMANDS.items()])
+        commands = "".join([_wrapped(f"  {name:<9} ", text) for name, text in COMMANDS.items()])
         usage = "[COMMAND] [FLAGS]"
         return (
-            f"usage: sriov-textfile {usage}\n\n{_PURPOSE}\n\n"
+            f"usage: sriov-textfile {usage}\n\n{PURPOSE}\n\n"
             f"commands:\n{commands}\nflags:\n{flags.usage()}"
         )
-    usage, purpose = " ".join(names), "; ".join([_COMMANDS.get(name, "") for name in names])
+    usage, purpose = " ".join(names), "; ".join([COMMANDS.get(name, "") for name in names])
     if names == ["demo"]:
         usage, names = "demo [COMMAND]", ["demo", "collect"]
     else:
