@@ -18,14 +18,14 @@ PYTHON = "3.13"  # trixie's
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy")
 
 
-def bootstrap(tree: Path, *options: str) -> None:
+def bootstrap(tree: Path, *options: str, suite: str = SUITE) -> None:
     """Fill an empty folder with a minimal Debian system. Raises SystemExit if that fails."""
     mirror = debian_mirror()
     tools = debian_packages(["debootstrap"], CACHE / "debootstrap")
     program = tools / "usr/sbin/debootstrap"
     for attempt in (1, 2, 3):
         done = subprocess.run(
-            [program, "--variant=minbase", *options, SUITE, tree, mirror],
+            [program, "--variant=minbase", *options, suite, tree, mirror],
             env={**environment(), "DEBOOTSTRAP_DIR": str(tools / "usr/share/debootstrap")},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -43,10 +43,14 @@ def bootstrap(tree: Path, *options: str) -> None:
 def chroot(
     tree: Path, command: str, tries: int = 1, mounts: Mapping[str, Path] | None = None
 ) -> None:
-    """Run a shell command chrooted into the tree, with /proc, /sys and /dev mounted.
+    """Run a shell command chrooted into the tree. Raises SystemExit if it fails."""
+    run(chrooted(tree, command, mounts), tries, env=environment())
 
-    `mounts` are other folders, by the path that they get in the tree. Raises SystemExit if the
-    command fails.
+
+def chrooted(tree: Path, command: str, mounts: Mapping[str, Path] | None = None) -> list[str]:
+    """Return the command that runs a shell command in the tree, with /proc, /sys and /dev mounted.
+
+    `mounts` are other folders, by the path that they get in the tree.
     """
     # The tree is mounted on itself because buildah wants its root to be a mount.
     script = [f"mount --bind {tree} {tree}", f"mount -t proc proc {tree}/proc"]
@@ -54,8 +58,7 @@ def chroot(
     for path, folder in (mounts or {}).items():
         script += [f"mkdir -p {tree}{path}", f"mount --bind {folder} {tree}{path}"]
     script.append(f"exec chroot {tree} sh -ec {shlex.quote(command)}")
-    command_line = ["unshare", "--mount", "--propagation=private", "sh", "-ec", "\n".join(script)]
-    run(command_line, tries, env=environment())
+    return ["unshare", "--mount", "--propagation=private", "sh", "-ec", "\n".join(script)]
 
 
 def disk_image(folder: Path, image: Path, size: str) -> None:

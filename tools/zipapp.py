@@ -30,6 +30,7 @@ ANY_PYTHON = "/usr/bin/env -S python3 -I"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest timestamp a zip file can have
 # A grpcio of the host comes with its own protobuf, which is compiled, so that is preferred.
 _FALLBACK = ("google", "protobuf")
+_DOCUMENTS = ("LICENSE", "METADATA", "NOTICE")
 
 
 def build(
@@ -119,7 +120,9 @@ def _packaged(wheel: Path) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(archive.namelist()):
             path = PurePosixPath(name)
-            if path.suffix == ".py" or path.name == "METADATA" or "LICENSE" in path.name.upper():
+            if path.suffix == ".py" or (
+                ".dist-info/" in name and path.name.split(".")[0] in _DOCUMENTS
+            ):
                 is_fallback = path.parts[0].startswith(_FALLBACK)
                 yield f"fallback/{name}" if is_fallback else name, archive.read(name)
 
