@@ -26,8 +26,8 @@ COMMANDS = {
     "collect": "collect once and print the metrics, or write them to --textfile.path=FILE.prom;"
     " with --interval=15s, repeat until SIGTERM (the default command)",
     "serve": "serve GET /metrics over HTTP on --web.listen-address, until SIGTERM",
-    "doctor": "show every PF and VF, and explain why a metric is missing; run it with the flags of"
-    " your service",
+    "doctor": "show every PF and VF, and explain why a metric is missing; without flags, with those"
+    " of the service on this host",
     "demo": "run any command on a simulated host: demo [COMMAND]",
     "help": "print this help, or the help of a command: help COMMAND",
     "version": "print the version",
@@ -60,9 +60,9 @@ def run(arguments: Sequence[str], host: SimulatedHost | None = None) -> int:
     values.check(*(["demo"] if demo else []), command)
     if demo and host is None:
         return _demo(arguments, command, values)
-    config = flags.config(values, host.rtnetlink if host else "")
     if command == "doctor":
-        return _doctor(config, values[flags.JSON], host)
+        return _doctor(values, host)
+    config = flags.config(values, host.rtnetlink if host else "")
     log = Log(config.log_level, config.log_format)
     if command == "serve":
         return _serve(config, log)
@@ -202,9 +202,18 @@ def _missing(mode: str) -> int:
     return 0
 
 
-def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
-    from sriov_textfile.doctor import examine, findings, show
+def _doctor(values: flags.Values, host: SimulatedHost | None) -> int:
+    from sriov_textfile.doctor import examine, findings, service, show
 
+    json = values[flags.JSON]
+    services = service.find() if values.has_only(flags.JSON) else []
+    if services:
+        try:
+            values = flags.parse(services[0].arguments)[1]
+        except flags.FlagError as error:
+            write_line(f"sriov-textfile: the flags of {services[0].name} are wrong: {error}")
+            return 1
+    config = flags.config(values, host.rtnetlink if host else "")
     try:
         report = examine.examine(config, host.nic if host else None)
     except examine.ExamineError as error:
@@ -212,6 +221,7 @@ def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
         return 1
     if config.web_config_file:
         report.failed += _web_config_problems(config.web_config_file)
+    report.flags_of = [service.name for service in services]
     report.findings = findings.findings(report)
     if host:
         report.host, report.kernel = host.name, host.kernel

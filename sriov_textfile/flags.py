@@ -72,6 +72,10 @@ class Values:
             return value
         return flag.parse(flag.default)
 
+    def has_only(self, *flags: Flag[object]) -> bool:
+        """Return whether no other flags were given on the command line."""
+        return self._given.keys() <= {flag.name for flag in flags}
+
     def check(self, *commands: str) -> None:
         """Raise FlagError if a flag was given that none of the commands accepts."""
         for flag in FLAGS:
