@@ -55,6 +55,9 @@ wheel: .venv/.test ## build dist/*.whl
 zipapp: .venv/.base ## build dist/sriov-textfile.pyz, the program in one file
 	$(BIN)/python -m tools.zipapp
 
+dist: .venv/.dist ## build everything that a release has into dist/
+	$(BIN)/python -m tools.dist
+
 clean: ## remove what the targets created in the checkout
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 

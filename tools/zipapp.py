@@ -55,7 +55,7 @@ def build(
             # Before 3.13, Python finds a package without __init__.py only if its folder is listed.
             for name in ("fallback/", "fallback/google/"):
                 _add(archive, name, b"", zipfile.ZIP_STORED)
-            for wheel in sorted(_wheels().glob("*.whl")):
+            for wheel in sorted(wheels().glob("*.whl")):
                 for name, data in _packaged(wheel):
                     _add(archive, name, data)
     target.chmod(0o755)
@@ -101,7 +101,7 @@ def _compiled(python: str) -> Iterator[tuple[str, bytes]]:
             yield f"{tag.strip()}/{path.relative_to(folder)}", path.read_bytes()
 
 
-def _wheels() -> Path:
+def wheels() -> Path:
     """Return the folder with the wheels of the packages, downloaded into the cache."""
     folder = CACHE / f"zipapp-{key(REQUIREMENTS.read_text())}"
     if not folder.is_dir():
