@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from lab import images, kubelet, machine, qemu
 from lab.debian import disk_image
-from tools import requirements
+from tools import linux_packages, requirements
 from tools.fetch import run, say
 
 PROJECT = Path(__file__).parent.parent
@@ -104,6 +104,10 @@ def _fill_host(share: Path, built: Path) -> None:
     shutil.copy(built / "vfsim.ko", share)
     shutil.copy(PROJECT / "tests/peers.py", share / "guest")
     shutil.copytree(PROJECT / "bench", share / "guest/bench")
+    say("building the packages")
+    packages = share / "packages"
+    linux_packages.build("deb", packages)
+    linux_packages.build("deb", packages, version="9.0.0")
     checkout = share / "checkout"
     checkout.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "Makefile"):

@@ -23,7 +23,7 @@ PACKAGES = [
         "procps",
         "e2fsprogs",
     ),
-    *("python3", "python3-venv", "iproute2", "pciutils", "curl"),
+    *("acl", "python3", "python3-grpcio", "python3-venv", "iproute2", "pciutils", "curl"),
     *("prometheus", "prometheus-node-exporter"),
     *("containerd", "runc", "busybox-static", "buildah", "netavark"),
 ]

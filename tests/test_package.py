@@ -250,8 +250,24 @@ def test_the_zipapp_reports_the_missing_packages_of_a_collector_and_writes_the_r
     assert 'pf="ens1f0",vf="1"} 1003\n' in done.stdout
 
 
-def test_the_changelog_has_this_version() -> None:
-    assert f"## {__version__}" in (PROJECT / "CHANGELOG.md").read_text()
+def test_the_changelog_begins_with_this_version() -> None:
+    headings = re.findall(r"^## (\S+)", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == __version__
+
+
+def test_documents_and_manifests_name_this_version() -> None:
+    """Where they name one: as a tag of the image, of a package, or in output of the program."""
+    version = re.compile(r"(?:sriov-textfile[:_ -]|newTag: | version=)(\d+\.\d+\.\d+)")
+    paths = [PROJECT / "README.md", PROJECT / ".github/ISSUE_TEMPLATE/bug_report.yml"]
+    for folder in ("docs", "deployment"):
+        paths += [path for path in (PROJECT / folder).rglob("*") if path.is_file()]
+    found = {
+        (str(path.relative_to(PROJECT)), number)
+        for path in paths
+        for number in version.findall(path.read_text())
+    }
+    assert len(found) >= 7
+    assert {(path, number) for path, number in found if number != __version__} == set()
 
 
 def test_the_readme_has_the_current_flag_reference() -> None:
