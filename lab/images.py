@@ -25,6 +25,9 @@ UNNEEDED = (
     "usr/share/locale",
 )
 
+# All files of an image get the same time, so Debian's compiled files would not match their sources.
+COMPILE = "python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3*"
+
 # Builds use no network: pip takes its packages from a folder of wheels.
 PIP = "[global]\nno-index = true\nfind-links = /opt/wheels\n"
 BUILD_REQUIREMENTS = ("hatchling>=1.27",)
@@ -122,13 +125,14 @@ def _names() -> dict[str, str]:
 
 def _base() -> Path:
     """Return the folder with python.tar, the files of the image with Python."""
-    base = CACHE / f"lab-python-{key(SUITE, PYTHON_PACKAGES, *UNNEEDED)}"
+    base = CACHE / f"lab-python-{key(SUITE, PYTHON_PACKAGES, COMPILE, *UNNEEDED)}"
     if not base.is_dir():
         say("building the image with Python (about a minute)")
         with new_folder(base) as new:
             tree = new / "tree"
             tree.mkdir()
             bootstrap(tree, f"--include={PYTHON_PACKAGES}")
+            chroot(tree, COMPILE)
             for path in UNNEEDED:
                 shutil.rmtree(tree / path)
             run(["tar", "-C", tree, "-cf", new / "python.tar", "."])
