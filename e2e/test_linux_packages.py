@@ -114,6 +114,12 @@ def checker(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize("kind", ["deb", "rpm"])
+def test_two_builds_have_the_same_bytes(packages: Path, tmp_path: Path, kind: str) -> None:
+    again = linux_packages.build(kind, tmp_path)
+    assert again.read_bytes() == (packages / again.name).read_bytes()
+
+
 def deb(version: str = __version__) -> str:
     return f"/packages/sriov-textfile_{version}_all.deb"
 
