@@ -57,7 +57,7 @@ for image in {program} {node_exporter} localhost/app:1; do
   buildah push -q --disable-compression $image docker-archive:/images/built/${{name%:*}}.tar:$image
 done
 """
-ARCHIVE = "buildah push -q {program} oci-archive:/images/built/image.tar:{program}\n"
+LAYOUT = "buildah push -q {program} oci:/images/built/image:{program}\n"
 
 
 def build(tree: Path, folder: Path) -> None:
@@ -69,8 +69,8 @@ def build(tree: Path, folder: Path) -> None:
     _run(tree, tree / "opt/wheels", FUNCTIONS + NODE, folder)
 
 
-def archive_from_packages(folder: Path) -> None:
-    """Write the OCI archive of the program's image, image.tar, with a base of Debian's packages.
+def from_packages(folder: Path) -> None:
+    """Write the OCI layout of the program's image, `image`, with a base of Debian's packages.
 
     Raises SystemExit if the build fails.
     """
@@ -81,11 +81,11 @@ def archive_from_packages(folder: Path) -> None:
         with new_folder(wheels) as new:
             machine.download(wanted, new)
     say("building the image, with a base of Debian's packages")
-    _run(tree, wheels, FUNCTIONS + ARCHIVE, folder)
+    _run(tree, wheels, FUNCTIONS + LAYOUT, folder)
 
 
-def archive_from_registry(folder: Path, base: str) -> None:
-    """Write the OCI archive of the program's image, image.tar, with this host's buildah.
+def from_registry(folder: Path, base: str) -> None:
+    """Write the OCI layout of the program's image, `image`, with this host's buildah.
 
     Its base is that of the Dockerfile, or `base` if that is not "". Raises SystemExit if the build
     fails.
@@ -95,7 +95,7 @@ def archive_from_registry(folder: Path, base: str) -> None:
     command = ["buildah", "build", "--timestamp", str(install.epoch()), "-t", name]
     command += [f"--build-arg=PYTHON={base}"] if base else []
     run([*command, "-f", DEPLOYMENT / "Dockerfile", PROJECT], tries=2)
-    run(["buildah", "push", name, f"oci-archive:{folder}/image.tar:{name}"])
+    run(["buildah", "push", name, f"oci:{folder}/image:{name}"])
 
 
 def _run(tree: Path, wheels: Path, script: str, folder: Path) -> None:

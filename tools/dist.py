@@ -55,12 +55,14 @@ def image(archive: Path) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if shutil.which("buildah"):
-            images.archive_from_registry(folder, os.environ.get("PYTHON_IMAGE", ""))
+            images.from_registry(folder, os.environ.get("PYTHON_IMAGE", ""))
         elif os.geteuid() == 0 and shutil.which("apt-get"):
-            images.archive_from_packages(folder)
+            images.from_packages(folder)
         else:
             return "this host has no buildah, and to run it in a Debian tree needs root and apt-get"
-        shutil.move(folder / "image.tar", archive)
+        # buildah's own archive would have the time of the build.
+        tar = ["tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]
+        run([*tar, f"--mtime=@{install.epoch()}", "-C", folder / "image", "-cf", archive, "."])
     return ""
 
 
