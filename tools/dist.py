@@ -62,7 +62,8 @@ def image(archive: Path) -> str:
             return "this host has no buildah, and to run it in a Debian tree needs root and apt-get"
         # buildah's own archive would have the time of the build.
         tar = ["tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]
-        run([*tar, f"--mtime=@{install.epoch()}", "-C", folder / "image", "-cf", archive, "."])
+        files = ("blobs", "index.json", "oci-layout")
+        run([*tar, f"--mtime=@{install.epoch()}", "-C", folder / "image", "-cf", archive, *files])
     return ""
 
 
