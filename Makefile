@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e fuzz bench lab pictures install install-default uninstall proto wheel zipapp dist clean
+.PHONY: help demo test lint e2e fuzz bench lab pictures install install-default uninstall proto wheel zipapp packages dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -54,6 +54,9 @@ wheel: .venv/.test ## build dist/*.whl
 
 zipapp: .venv/.base ## build dist/sriov-textfile.pyz, the program in one file
 	$(BIN)/python -m tools.zipapp
+
+packages: .venv/.dist ## build dist/*.deb and dist/*.rpm
+	$(BIN)/python -m tools.linux_packages
 
 dist: .venv/.dist ## build everything that a release has into dist/
 	$(BIN)/python -m tools.dist

@@ -167,6 +167,7 @@ def test_a_debian_host_from_installation_to_purge(clean: Debian) -> None:
     assert "user:games:rwx" in acl
     assert "sriov" not in acl
 
+    clean.run(f"setfacl -b {FOLDER}")
     clean.run("dpkg -P sriov-textfile")
     assert clean.files() == before
     assert clean.run("id sriov-textfile 2>&1", code=1)
@@ -180,6 +181,16 @@ def test_remove_leaves_no_access_list_and_no_file_in_another_directory(clean: De
     assert clean.run(f"getfacl -csp {FOLDER}").strip() == ""
     assert not clean.path("/srv/other.prom").exists()
     clean.run("dpkg -P sriov-textfile")
+
+
+def test_the_owner_and_mode_of_an_existing_directory_stay(clean: Debian) -> None:
+    clean.run(f"install -d -m 2770 -o games -g mail {FOLDER}")
+    clean.run(f"dpkg -i {deb()}")
+    acl = clean.run(f"getfacl -p {FOLDER}")
+    assert "# owner: games\n# group: mail\n# flags: -s-\n" in acl
+    assert "group:sriov-textfile:rwx" in acl
+    assert "other::---" in acl
+    clean.run(f"dpkg -P sriov-textfile; rm -r {FOLDER}")
 
 
 def test_pods_need_only_debians_grpcio(clean: Debian) -> None:

@@ -130,3 +130,10 @@ def _copyright(program: Path) -> str:
                     if "GNU GENERAL PUBLIC LICENSE" not in text:  # pyroute2: a choice of two
                         parts.append(text)
     return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    found = zipapp.pythons()
+    for each in _RELATIONS:
+        path = build(each, zipapp.TARGET.parent, found)
+        print(f"built {path.relative_to(PROJECT)}, compiled for {', '.join(found)}")
