@@ -29,8 +29,7 @@ def files(prefix: str, zsh: str = "share/zsh/site-functions") -> dict[str, bytes
         for pattern in ("*.service", "*.socket", "*.timer")
         for unit in sorted(systemd.glob(pattern))
     }
-    for name in ("sysusers", "tmpfiles"):
-        found[f"lib/{name}.d/sriov-textfile.conf"] = (systemd / f"{name}.conf").read_bytes()
+    found["lib/sysusers.d/sriov-textfile.conf"] = (systemd / "sysusers.conf").read_bytes()
     page = gzip.compress(manpage.page(epoch()).encode(), mtime=0)
     found["share/man/man1/sriov-textfile.1.gz"] = page
     bash = completions.bash().encode()

@@ -30,10 +30,9 @@ node_exporter's network metrics miss them. sriov-textfile reads the counters of
 each virtual function from the driver of the physical function, and writes them
 to a file for node_exporter's textfile collector, or serves HTTP. On a
 Kubernetes node it also exports the pods and CPUs that use them."""
-_SYSTEMD = ("systemd | systemd-standalone-sysusers", "systemd | systemd-standalone-tmpfiles")
 _RELATIONS = {
     "deb": {
-        "depends": ["python3 (>= 3.10)", "acl", *_SYSTEMD],
+        "depends": ["python3 (>= 3.10)", "acl", "systemd | systemd-standalone-sysusers"],
         "suggests": ["prometheus-node-exporter", "python3-grpcio"],
     },
     # On RHEL 9, python3 is 3.9; the program finds the newer one beside it.
