@@ -242,6 +242,8 @@ def test_make_install_and_uninstall(clean: Debian) -> None:
     left = {path for path in clean.files() - before if not clean.path(path).is_dir()}
     assert left == {DEFAULTS}
     assert not [path for path in clean.files() - before if path.endswith("doc/sriov-textfile")]
+    clean.path(DEFAULTS).unlink()
+    clean.run("userdel sriov-textfile")
 
 
 # --- completions ------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_an_enabled_unit_is_found_with_its_command_line(
     assert service.find(str(root)) == [Service(unit, arguments)]
 
 
-def test_an_active_unit_is_found_even_if_it_is_not_enabled(root: Path) -> None:
+def test_a_running_service_is_found_even_if_it_is_not_enabled(root: Path) -> None:
     (root / "run/systemd/units").mkdir(parents=True)
     link = root / "run/systemd/units/invocation:sriov-textfile-kubernetes.service"
     link.symlink_to("6f1b3a")

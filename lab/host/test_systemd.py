@@ -113,7 +113,7 @@ def test_systemd_analyze_security_exposure_is_low(unit: str, threshold: int) -> 
 
 
 def test_metrics_from_the_timer_reach_prometheus(igb: list[Pf]) -> None:
-    sh("systemctl start sriov-textfile.timer && systemctl start sriov-textfile.service")
+    sh("systemctl enable --now sriov-textfile.timer && systemctl start sriov-textfile.service")
     wait_for(lambda: vfs_in_file() == 14)
     status = FILE.stat()
     assert pwd.getpwuid(status.st_uid).pw_name == "sriov-textfile"
@@ -125,7 +125,7 @@ def test_metrics_from_the_timer_reach_prometheus(igb: list[Pf]) -> None:
     assert "node_textfile_scrape_error 0\n" in page
     assert page.count("sriov_vf_rx_bytes{") == 14
     report = json.loads(sh("sriov-textfile doctor --json || true"))
-    assert report["flags_of"] == ["sriov-textfile.timer"]  # started, but not enabled
+    assert report["flags_of"] == ["sriov-textfile.timer"]
     codes = {finding["code"] for finding in report["findings"]}
     assert codes == {"only-zeros"}  # igb has no VF counters
     (node_exporter,) = report["textfile"]["node_exporters"]

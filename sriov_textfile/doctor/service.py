@@ -42,7 +42,7 @@ class Service:
 
 
 def find(root: str = "/") -> list[Service]:
-    """Return the services of the program: enabled units, then cron jobs, then running processes.
+    """Return the services of the program: its units and cron jobs, or else running processes.
 
     A process counts only if it sees the same files as this one, as in a container: services of
     systemd have a view of their own. What cannot be read is left out.
@@ -60,9 +60,9 @@ def _units(root: str) -> Iterator[Service]:
 
 
 def _enabled(root: str) -> set[str]:
-    """Return the program's units that are enabled or active.
+    """Return the program's units that are enabled, and its services that run.
 
-    systemd links enabled units into directories NAME.wants, and active services into
+    systemd links enabled units into directories NAME.wants, and services that run into
     run/systemd/units.
     """
     found = set()
