@@ -182,17 +182,6 @@ def test_promtool_accepts_the_scrape_configurations(
     assert done.returncode == 0, done.stderr
 
 
-def test_the_documented_doctor_command_has_the_sidecars_arguments() -> None:
-    (ours,) = [
-        container
-        for container in containers(DEPLOYMENT / "textfile/daemonset.yaml")
-        if "command" in container
-    ]
-    documented = (PROJECT / "docs/doctor.md").read_text().split("-- sriov-textfile doctor \\\n")[1]
-    command = documented.split("```")[0].replace("\\\n", " ")
-    assert command.split() == ours["args"]
-
-
 @pytest.mark.parametrize("path", sorted(DEPLOYMENT.glob("prometheus/rules/*.yml")), ids=name_of)
 def test_promtool_accepts_the_rules(path: Path, debian: Path) -> None:
     promtool = [str(debian / "usr/bin/promtool"), "check", "rules", str(path)]
