@@ -1,0 +1,210 @@
+"""Serves any number of simulated nodes, each on a path of its own, from one process.
+
+The pages are the program's own: it runs on one simulated node, and what differs between nodes and
+what grows with time is then filled in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import random
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from sriov_textfile import cli
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from sriov_textfile.simulate.pods import Pools, SimulatedContainer, SimulatedPod
+
+RESOURCE = "vendor.example/ice_vf"
+# Stands for the node in the names and IDs of its pods. A UID has room for 12 hexadecimal digits.
+NODE = "abcdefabcdef"
+UPTIME_SECONDS = 100_000  # of a node when the server starts
+FILE_AGE = 7
+# What node_exporter adds. Its own collectors add a thousand series more, without any VF.
+NODE_EXPORTER = """\
+# TYPE node_textfile_mtime_seconds gauge
+node_textfile_mtime_seconds{{file="/var/lib/node_exporter/sriov.prom"}} {mtime}
+# TYPE node_network_speed_bytes gauge
+{speeds}"""
+
+
+@dataclass
+class Pf(SimulatedPf):
+    """A PF that drops one in 20,000 packets of each VF, or in a storm one in ten."""
+
+    storm: bool = False
+
+    def counters(self, vf: int, seconds: int) -> dict[str, int]:
+        counters = super().counters(vf, seconds)
+        counters["rx_dropped"] = counters["rx_packets"] // (10 if self.storm else 20_000)
+        return counters
+
+
+def pfs(vfs: int, storm: bool = False) -> list[Pf]:
+    """Return two PFs, one on each NUMA node, with half of the VFs each."""
+    return [
+        Pf(
+            address=f"0000:{16 + 120 * number:02x}:00.0",
+            netdev=f"ens{number + 1}f0",
+            vfs=vfs // 2,
+            total_vfs=max(64, vfs),
+            numa_node=number,
+            storm=storm,
+        )
+        for number in range(2)
+    ]
+
+
+def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
+    """Return pods with two VFs each, which use 7 in 8 VFs. One in four has CPUs of its own."""
+    found = []
+    for pf in pfs:
+        free = [4 * pf.numa_node + cpu for cpu in (2, 3, 10, 11)]
+        for number in range(pf.vfs * 7 // 16):
+            kind, namespace = (("upf", "core"), ("du", "ran"), ("router", "edge"))[number % 3]
+            serial = f"{pf.numa_node:02d}{number:06d}"
+            container = SimulatedContainer(
+                name=kind,
+                id=(serial + NODE).ljust(64, "0"),
+                cpus=str(free.pop()) if number % 4 == 0 and free else "",
+                devices={RESOURCE: [pf.vf_address(2 * number), pf.vf_address(2 * number + 1)]},
+            )
+            pod = SimulatedPod(
+                name=f"{kind}-{NODE}-{pf.numa_node}{number:03d}",
+                namespace=namespace,
+                uid=f"{serial}-2222-4333-8444-{NODE}",
+                containers=[container],
+            )
+            found.append(pod)
+    return found
+
+
+@dataclass(frozen=True)
+class Template:
+    """The page of a node with placeholders for its counters, in the order of `growth`.
+
+    `growth` is per second, on a node with an average load.
+    """
+
+    page: bytes
+    growth: list[float]
+    speeds: str
+
+    def filled(self, node: int, now: float) -> bytes:
+        """Return the page of a node at a time, in seconds since its start."""
+        # Nodes have a tenth of the average load to three times as much.
+        volume = now * random.Random(node).uniform(0.1, 3)
+        page = self.page % tuple([volume * growth for growth in self.growth])
+        return page.replace(NODE.encode(), b"%012x" % node)
+
+
+def template(vfs: int, storm: bool = False) -> Template:
+    """Run the program on a simulated node, twice, to see which samples grow."""
+    seconds = 0
+    simulated = pfs(vfs, storm)
+    with tempfile.TemporaryDirectory(prefix="sriov-") as folder:
+        root = Path(folder)
+        host = SimulatedHost(root, simulated, clock=lambda: seconds)
+        addresses = {pf.numa_node: [pf.vf_address(vf) for vf in range(pf.vfs)] for pf in simulated}
+        pools: Pools = {RESOURCE: addresses}
+        node = SimulatedNode(root, pods(simulated), pools=pools)
+        written = root / "sriov.prom"
+        flags = [*host.flags, *node.flags, "--collector.vfinfo", f"--textfile.path={written}"]
+
+        def page() -> str:
+            host.refresh()
+            with contextlib.redirect_stderr(io.StringIO()) as log:
+                assert cli.run(flags, host=host) == 0, log.getvalue()
+            return written.read_text()
+
+        with host.running(), node.running():
+            pages = [page()]
+            seconds = UPTIME_SECONDS
+            pages.append(page())
+    lines, growth = [], []
+    for before, after in zip(*[page.splitlines() for page in pages], strict=True):
+        series, _, value = after.rpartition(" ")
+        if before != after and re.match(r"sriov_vf_\w+{", series):
+            growth.append((int(value) - int(before.rpartition(" ")[2])) / UPTIME_SECONDS)
+            lines.append(series.replace("%", "%%") + " %d")
+        else:
+            lines.append(before.replace("%", "%%"))
+    speeds = [
+        f'node_network_speed_bytes{{device="{pf.netdev}"}} {(pf.speed or 0) * 125_000}\n'
+        for pf in simulated
+    ]
+    return Template("\n".join(lines).encode() + b"\n", growth, "".join(speeds))
+
+
+def targets(count: int, clusters: int, address: str) -> list[dict[str, Any]]:
+    """Return the nodes as static_configs of Prometheus. Clusters have the same instances."""
+    return [
+        {
+            "targets": [address],
+            "labels": {
+                "cluster": f"cluster-{number % clusters + 1}",
+                "instance": f"node-{number // clusters + 1:04d}",
+                "__metrics_path__": f"/{number}",
+            },
+        }
+        for number in range(count)
+    ]
+
+
+@contextmanager
+def served(vfs: int, storm: bool = False) -> Iterator[str]:
+    """Serve nodes from a process of their own until the context ends. Yields its address.
+
+    The path /N is node N. /metrics has the CPU time of this process.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    made = template(vfs, storm)
+    process = context.Process(target=_serve, args=(made, sender), daemon=True)
+    process.start()
+    try:
+        yield f"127.0.0.1:{receiver.recv()}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve(made: Template, port: Any) -> None:
+    start = time.time() - UPTIME_SECONDS
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections open
+
+        def do_GET(self) -> None:
+            now = time.time()
+            if self.path == "/metrics":
+                page = b"process_cpu_seconds_total %f\n" % time.process_time()
+            else:
+                added = NODE_EXPORTER.format(mtime=int(now - FILE_AGE), speeds=made.speeds)
+                page = made.filled(int(self.path[1:]), now - start) + added.encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 1024
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        port.send(server.server_address[1])
+        server.serve_forever()
