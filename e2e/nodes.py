@@ -13,13 +13,14 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from e2e.conftest import kube_state_metrics
 from sriov_textfile import cli
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
@@ -31,11 +32,8 @@ NODE = "abcdefabcdef"
 UPTIME_SECONDS = 100_000  # of a node when the server starts
 FILE_AGE = 7
 # What node_exporter adds. Its own collectors add a thousand series more, without any VF.
-NODE_EXPORTER = """\
-# TYPE node_textfile_mtime_seconds gauge
-node_textfile_mtime_seconds{{file="/var/lib/node_exporter/sriov.prom"}} {mtime}
-# TYPE node_network_speed_bytes gauge
-{speeds}"""
+MTIME = 'node_textfile_mtime_seconds{{file="/var/lib/node_exporter/sriov.prom"}} {mtime}\n'
+SPEED = 'node_network_speed_bytes{{{{device="{netdev}"}}}} {bytes}\n'
 
 
 @dataclass
@@ -91,21 +89,38 @@ def pods(pfs: Sequence[SimulatedPf]) -> list[SimulatedPod]:
 
 @dataclass(frozen=True)
 class Template:
-    """The page of a node with placeholders for its counters, in the order of `growth`.
+    """Pages with gaps for what differs between nodes and between scrapes.
 
-    `growth` is per second, on a node with an average load.
+    `growth` is that of the counters of `page`, per second, on a node with an average load.
     """
 
     page: bytes
     growth: list[float]
-    speeds: str
+    node_exporter: str
+    kube_state_metrics: bytes
 
-    def filled(self, node: int, now: float) -> bytes:
-        """Return the page of a node at a time, in seconds since its start."""
-        # Nodes have a tenth of the average load to three times as much.
-        volume = now * random.Random(node).uniform(0.1, 3)
+    def filled(self, path: str, uptime: float) -> bytes:
+        """Return the page at /CLUSTER/NODE, or at /CLUSTER/kube-state-metrics/COUNT.
+
+        Raises ValueError for another path.
+        """
+        _, cluster, name, *rest = path.split("/")
+        if name == "kube-state-metrics":
+            numbers = range(1, int(*rest) + 1)
+            return b"".join([_of_node(self.kube_state_metrics, number) for number in numbers])
+        volume = uptime * load(cluster, name)
         page = self.page % tuple([volume * growth for growth in self.growth])
-        return page.replace(NODE.encode(), b"%012x" % node)
+        own = self.node_exporter.format(mtime=int(time.time() - FILE_AGE))
+        return _of_node(page, int(name.removeprefix("node-"))) + own.encode()
+
+
+def load(cluster: str, node: str) -> float:
+    """Return how busy a node is: from a tenth of the average to three times as much."""
+    return random.Random(f"{cluster} {node}").uniform(0.1, 3)
+
+
+def _of_node(page: bytes, number: int) -> bytes:
+    return page.replace(NODE.encode(), b"%012x" % number)
 
 
 def template(vfs: int, storm: bool = False) -> Template:
@@ -139,33 +154,49 @@ def template(vfs: int, storm: bool = False) -> Template:
             lines.append(series.replace("%", "%%") + " %d")
         else:
             lines.append(before.replace("%", "%%"))
-    speeds = [
-        f'node_network_speed_bytes{{device="{pf.netdev}"}} {(pf.speed or 0) * 125_000}\n'
-        for pf in simulated
-    ]
-    return Template("\n".join(lines).encode() + b"\n", growth, "".join(speeds))
+    speeds = [SPEED.format(netdev=pf.netdev, bytes=(pf.speed or 0) * 125_000) for pf in simulated]
+    pod_metrics = re.sub("#.*\n", "", kube_state_metrics(node.pods))
+    return Template(
+        "\n".join(lines).encode() + b"\n", growth, MTIME + "".join(speeds), pod_metrics.encode()
+    )
 
 
-def targets(count: int, clusters: int, address: str) -> list[dict[str, Any]]:
-    """Return the nodes as static_configs of Prometheus. Clusters have the same instances."""
+def scrape_configs(
+    address: str, clusters: Mapping[str, int], label: bool = True
+) -> list[dict[str, Any]]:
+    """Return scrape_configs for clusters with so many nodes each, and for kube-state-metrics.
+
+    Clusters have the same instances and the same pods. `label` is whether targets have a label
+    `cluster`.
+    """
+
+    def job(name: str, paths: Callable[[int], Sequence[str]]) -> dict[str, Any]:
+        targets = [
+            {
+                "targets": [address],
+                "labels": {
+                    "instance": path.split("/")[0],
+                    "__metrics_path__": f"/{cluster}/{path}",
+                    **({"cluster": cluster} if label else {}),
+                },
+            }
+            for cluster, nodes in clusters.items()
+            for path in paths(nodes)
+        ]
+        return {"job_name": name, "honor_labels": True, "static_configs": targets}
+
     return [
-        {
-            "targets": [address],
-            "labels": {
-                "cluster": f"cluster-{number % clusters + 1}",
-                "instance": f"node-{number // clusters + 1:04d}",
-                "__metrics_path__": f"/{number}",
-            },
-        }
-        for number in range(count)
+        job("node", lambda nodes: [f"node-{number:04d}" for number in range(1, nodes + 1)]),
+        job("kube-state-metrics", lambda nodes: [f"kube-state-metrics/{nodes}"]),
     ]
 
 
 @contextmanager
 def served(vfs: int, storm: bool = False) -> Iterator[str]:
-    """Serve nodes from a process of their own until the context ends. Yields its address.
+    """Serve simulated nodes from a process of their own until the context ends.
 
-    The path /N is node N. /metrics has the CPU time of this process.
+    Yields the address. /CLUSTER/node-N is a node, /CLUSTER/kube-state-metrics/COUNT has the pods of
+    the first nodes, and any other path the CPU time of this process.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -186,12 +217,10 @@ def _serve(made: Template, port: Any) -> None:
         protocol_version = "HTTP/1.1"  # keeps connections open
 
         def do_GET(self) -> None:
-            now = time.time()
-            if self.path == "/metrics":
+            try:
+                page = made.filled(self.path, time.time() - start)
+            except ValueError:
                 page = b"process_cpu_seconds_total %f\n" % time.process_time()
-            else:
-                added = NODE_EXPORTER.format(mtime=int(now - FILE_AGE), speeds=made.speeds)
-                page = made.filled(int(self.path[1:]), now - start) + added.encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(page)))
