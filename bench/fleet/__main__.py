@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.fleet import dashboard
 from e2e import nodes
-from e2e.conftest import Prometheus, free_port, started
+from e2e.conftest import Prometheus, free_port, running_prometheus
 from tools.fetch import CACHE, debian_packages, say
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -48,15 +48,8 @@ def prometheus(
             {"job_name": "prometheus", "static_configs": [{"targets": [own]}]},
         ],
     }
-    (work / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    command: list[str | Path] = [
-        program,
-        f"--web.listen-address={own}",
-        f"--config.file={work}/prometheus.yml",
-        f"--storage.tsdb.path={work}/tsdb",
-    ]
-    with started(command, work / "prometheus.log", f"http://{own}/-/ready"):
-        yield Prometheus(f"http://{own}", [])
+    with running_prometheus(program, work, config, address=own) as server:
+        yield server
 
 
 def measured(server: Prometheus) -> dict[str, Any]:
@@ -197,7 +190,7 @@ def main() -> None:
     add("--url", help="measure a Prometheus that --keep keeps running")
     options = parser.parse_args()
     if options.url:
-        report(measured(Prometheus(options.url, [])))
+        report(measured(Prometheus(options.url)))
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for count in options.nodes:
