@@ -123,16 +123,15 @@ def _of_node(page: bytes, number: int) -> bytes:
     return page.replace(NODE.encode(), b"%012x" % number)
 
 
-def template(vfs: int, storm: bool = False) -> Template:
+def template(pfs: Sequence[SimulatedPf]) -> Template:
     """Run the program on a simulated node, twice, to see which samples grow."""
     seconds = 0
-    simulated = pfs(vfs, storm)
     with tempfile.TemporaryDirectory(prefix="sriov-") as folder:
         root = Path(folder)
-        host = SimulatedHost(root, simulated, clock=lambda: seconds)
-        addresses = {pf.numa_node: [pf.vf_address(vf) for vf in range(pf.vfs)] for pf in simulated}
+        host = SimulatedHost(root, pfs, clock=lambda: seconds)
+        addresses = {pf.numa_node: [pf.vf_address(vf) for vf in range(pf.vfs)] for pf in pfs}
         pools: Pools = {RESOURCE: addresses}
-        node = SimulatedNode(root, pods(simulated), pools=pools)
+        node = SimulatedNode(root, pods(pfs), pools=pools)
         written = root / "sriov.prom"
         flags = [*host.flags, *node.flags, "--collector.vfinfo", f"--textfile.path={written}"]
 
@@ -154,7 +153,7 @@ def template(vfs: int, storm: bool = False) -> Template:
             lines.append(series.replace("%", "%%") + " %d")
         else:
             lines.append(before.replace("%", "%%"))
-    speeds = [SPEED.format(netdev=pf.netdev, bytes=(pf.speed or 0) * 125_000) for pf in simulated]
+    speeds = [SPEED.format(netdev=pf.netdev, bytes=(pf.speed or 0) * 125_000) for pf in pfs]
     pod_metrics = re.sub("#.*\n", "", kube_state_metrics(node.pods))
     return Template(
         "\n".join(lines).encode() + b"\n", growth, MTIME + "".join(speeds), pod_metrics.encode()
@@ -192,15 +191,15 @@ def scrape_configs(
 
 
 @contextmanager
-def served(vfs: int, storm: bool = False) -> Iterator[str]:
-    """Serve simulated nodes from a process of their own until the context ends.
+def served(pfs: Sequence[SimulatedPf]) -> Iterator[str]:
+    """Serve simulated nodes with these PFs from a process of their own until the context ends.
 
     Yields the address. /CLUSTER/node-N is a node, /CLUSTER/kube-state-metrics/COUNT has the pods of
     the first nodes, and any other path the CPU time of this process.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    made = template(vfs, storm)
+    made = template(pfs)
     process = context.Process(target=_serve, args=(made, sender), daemon=True)
     process.start()
     try:

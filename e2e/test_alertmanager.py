@@ -18,7 +18,7 @@ import yaml
 
 from e2e import nodes
 from e2e.conftest import Prometheus, free_port, get, running_prometheus, started
-from e2e.fleet import RULES
+from e2e.fleet import RULES, quick_rules
 from tools.fetch import CACHE, debian_packages
 
 CONFIG = Path(__file__).parent.parent / "deployment/alertmanager/alertmanager.yml"
@@ -91,20 +91,11 @@ def programs() -> Path:
 @contextmanager
 def storm(debian: Path, work: Path, alertmanager: str) -> Iterator[Prometheus]:
     """Run a Prometheus on nodes whose VFs all drop packets. Rules and alerts wait for seconds."""
-    rules = work / "rules"
-    rules.mkdir()
-    for path in RULES:
-        groups = yaml.safe_load(path.read_text())
-        for group in groups["groups"]:
-            group["interval"] = "5s"
-            for rule in group["rules"]:
-                if "for" in rule:
-                    rule["for"] = "10s"
-        (rules / path.name).write_text(yaml.safe_dump(groups))
-    with nodes.served(VFS, storm=True) as address:
+    rules = quick_rules(work / "rules", interval="5s", wait="10s")
+    with nodes.served(nodes.pfs(VFS, storm=True)) as address:
         config = {
             "global": {"scrape_interval": "5s"},
-            "rule_files": [f"{rules}/*.yml"],
+            "rule_files": [str(path) for path in rules],
             "scrape_configs": nodes.scrape_configs(
                 address, {"east": NODES // 2, "west": NODES // 2}
             ),

@@ -18,11 +18,11 @@ from typing import Any
 from bench.fleet import dashboard
 from e2e import nodes
 from e2e.conftest import Prometheus, free_port, running_prometheus
+from e2e.fleet import RULES
 from tools.fetch import CACHE, debian_packages, say
 
 PROJECT = Path(__file__).parent.parent.parent
 RESULTS = PROJECT / "build/fleet.json"
-RULES = sorted((PROJECT / "deployment/prometheus/rules").glob("*.yml"))
 SCRAPE_SECONDS = 15
 SUITES = {"2": "trixie", "3": "sid"}  # Debian's suites by major version of Prometheus
 # A rate over five minutes is complete, and all rules have been evaluated since then.
@@ -164,7 +164,7 @@ def run(options: argparse.Namespace, count: int) -> None:
     }
     with (
         tempfile.TemporaryDirectory(prefix="sriov-fleet-", dir=options.work) as work,
-        nodes.served(options.vfs, options.storm) as address,
+        nodes.served(nodes.pfs(options.vfs, options.storm)) as address,
         prometheus(program, Path(work), address, clusters) as server,
     ):
         say(f"{server.url} scrapes {count} nodes for {minutes:g} minutes")
