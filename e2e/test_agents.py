@@ -95,14 +95,15 @@ def expected() -> dict[str, Series]:
                 rates = {name: load * (after[name] - before[name]) / 1000 for name in COUNTERS}
                 own = {"numa_node": numa_node, "pciAddr": address, "pf": pf.netdev, "vf": str(vf)}
                 user, has_cpus = pods.get(address, ({}, False))
+                both = rates["rx_bytes"] + rates["tx_bytes"]
+                add("vf:sriov_vf_bytes:rate5m", both, **node, **own)
+                share = rates["rx_bytes"] / ((pf.speed or 0) * 125_000)  # the busier direction
+                add("pf:sriov_link_utilization:ratio", share, **node, pf=pf.netdev)
                 for name, rate in rates.items():
                     add(f"vf:sriov_vf_{name}:rate5m", rate, **node, **own)
                     add(f"pf:sriov_vf_{name}:rate5m", rate, **node, pf=pf.netdev)
                     if user:
                         add(f"pod:sriov_vf_{name}:rate5m", rate, **user)
-                add(
-                    "vf:sriov_vf_bytes:rate5m", rates["rx_bytes"] + rates["tx_bytes"], **node, **own
-                )
                 if vf < pf.dropping:
                     dropped = rates["rx_dropped"] + rates["tx_dropped"]
                     for trouble, rate in (("dropping", dropped), ("failing", rates["tx_errors"])):
@@ -111,17 +112,13 @@ def expected() -> dict[str, Series]:
                 elif vf < pf.dropping + pf.silent:
                     add("vf:sriov_vf_silent:rate5m", 0, **node, **own)
                     add("pf:sriov_vf_silent:count", 1, **node, pf=pf.netdev)
+                if user and vf < pf.dropping + pf.silent:
+                    add("pod:sriov_vf_in_trouble:group", 1, **user, pciAddr=address)
                 if user and vf % 2 == 0:  # once for each pod: it has two VFs
                     add("pod:sriov_vf_numa_node:group", 1, **user, numa_node=numa_node)
                     if has_cpus:
                         add("pod:sriov_kubepodcpu_numa_node:group", 1, **user, numa_node=numa_node)
                         add("pod:sriov_numa_aligned:bool", 1, **user, numa_node=numa_node)
-            used = max(
-                found[f"pf:sriov_vf_{way}_bytes:rate5m"][(*node.items(), ("pf", pf.netdev))]
-                for way in ("rx", "tx")
-            )
-            speed = (pf.speed or 0) * 125_000
-            add("pf:sriov_link_utilization:ratio", used / speed, **node, pf=pf.netdev)
     return found
 
 
