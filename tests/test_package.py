@@ -258,7 +258,7 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 def test_documents_and_manifests_name_this_version() -> None:
     """Where they name one: as a tag of the image, of a package, or in output of the program."""
-    version = re.compile(r"(?:sriov-textfile[:_ -]|newTag: | version=)(\d+\.\d+\.\d+)")
+    version = re.compile(r"(?:sriov-textfile[:_ -]|newTag: |[ .]version=\"?)(\d+\.\d+\.\d+)")
     paths = [PROJECT / "README.md", PROJECT / ".github/ISSUE_TEMPLATE/bug_report.yml"]
     for folder in ("docs", "deployment"):
         paths += [path for path in (PROJECT / folder).rglob("*") if path.is_file()]
