@@ -47,7 +47,9 @@ def judge(
     counted: list[str] = []
     silent: dict[str, bool] = {}  # whether the VF's counters are missing because of a failure
     for vfs, by_vf, failed in ports:
-        if len(by_vf) == len(vfs) and all(map(any, map(dict.values, by_vf.values()))):
+        # Fast, because it is done for every VF at each collection: most have received a packet.
+        received = [counters.get("rx_packets") for counters in by_vf.values()]
+        if len(received) == len(vfs) and all(received):
             counted += vfs.values()
             continue
         for vf, address in vfs.items():
