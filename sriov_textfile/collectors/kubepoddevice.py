@@ -65,7 +65,9 @@ def _missing_pods(snapshot: Snapshot, resources: PodResources) -> str:
 
 
 def _pci_devices(resources: PodResources) -> Family:
-    family = Family("sriov_kubepoddevice", "gauge", "A PCI device assigned to a container of a pod.")
+    family = Family(
+        "sriov_kubepoddevice", "gauge", "A PCI device assigned to a container of a pod."
+    )
     for container, device in resources.uses:
         if not device.is_auxiliary:
             series = labels(

@@ -23,7 +23,9 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
     A label is empty if the kernel does not report it, as for all VFs of a PF without netdev.
     Raises ProblemError.
     """
-    info = Family("sriov_vf_info", "gauge", "A VF: its configuration by the PF, its driver and netdev.")
+    info = Family(
+        "sriov_vf_info", "gauge", "A VF: its configuration by the PF, its driver and netdev."
+    )
     least = Family("sriov_vf_min_tx_rate_mbps", "gauge", "Rate that the VF is sure of, in Mbit/s.")
     most = Family("sriov_vf_max_tx_rate_mbps", "gauge", "Rate that limits the VF, in Mbit/s.")
     for pf in snapshot.pfs:
