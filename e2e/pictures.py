@@ -1,7 +1,7 @@
 """`make pictures`: draws the dashboard's main panels for the documentation.
 
-The queries are the dashboard's own, run on a real Prometheus that scraped simulated nodes
-(fleet.py) for some minutes. matplotlib draws them, so Grafana's panels look different.
+The queries are the dashboard's own, run on a real Prometheus that has scraped simulated nodes for
+some minutes. matplotlib draws them, so Grafana's panels look different.
 """
 
 from __future__ import annotations
@@ -15,54 +15,101 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from e2e.conftest import Prometheus
-from e2e.fleet import fleet
+from e2e import nodes
+from e2e.conftest import Prometheus, running_prometheus
+from e2e.fleet import quick_rules
 from e2e.grafana import PANELS, with_values
 from tools.fetch import CACHE, debian_packages, say
 
 PROJECT = Path(__file__).parent.parent
 PICTURE = PROJECT / "docs/dashboard.svg"
-MINUTES = 4
-RATE_INTERVAL = "15s"
-UNITS = {"bps": ("Mbit/s", 1e-6), "pps": ("packets/s", 1.0), "s": ("s", 1.0), "short": ("", 1.0)}
+CLUSTERS = {"east": 60, "west": 40}  # number of nodes
+VFS = 64
+NODE = "node-0007"
+MINUTES = 9
+SCRAPE_SECONDS = 5
+RATE_INTERVAL = "20s"
+UNITS = {
+    "bps": ("Gbit/s", 1e-9),
+    "pps": ("packets/s", 1.0),
+    "percentunit": ("%", 100.0),
+    "none": ("", 1.0),
+}
 
 # A selection that fits on one page.
-LINES = [
-    *("Received per VF", "Drops per VF"),
-    *("Received per PF (all VFs)", "Received per pod (all VFs)"),
-    *("Age of the metrics file", "VFs per PF"),
+GRAPHS = [
+    "Traffic of all VFs",
+    "Drops of all VFs",
+    "Received per PF (all VFs)",
+    "Share of the link",
+    "Received per VF",
+    "Received per pod (all VFs)",
 ]
-BARS = ["Busiest VFs"]
-TABLES = ["NUMA alignment per pod"]
+LISTS = ["PFs with the busiest links", "Busiest pods", "Busiest VFs", "Devices in use"]
+SHOWN = 8  # rows of a list, and lines of a graph
 
 
 def main() -> None:
     """Run the nodes for some minutes, then draw."""
     debian = debian_packages(["prometheus", "prometheus-node-exporter"], CACHE / "prometheus")
     with (
-        tempfile.TemporaryDirectory(prefix="sriov-") as work,
-        fleet(debian, Path(work)) as prometheus,
+        tempfile.TemporaryDirectory(prefix="sriov-") as name,
+        nodes.served(nodes.pfs(VFS)) as address,
     ):
-        for minute in range(MINUTES):
-            say(f"collecting data: {minute} of {MINUTES} minutes")
-            time.sleep(60)
-        draw(prometheus)
+        work = Path(name)
+        rules = quick_rules(work / "rules", interval=f"{SCRAPE_SECONDS}s", window="30s")
+        config = {
+            "global": {"scrape_interval": f"{SCRAPE_SECONDS}s"},
+            "rule_files": [str(path) for path in rules],
+            "scrape_configs": nodes.scrape_configs(address, CLUSTERS),
+        }
+        with running_prometheus(debian / "usr/bin/prometheus", work, config) as prometheus:
+            for minute in range(MINUTES):
+                say(f"collecting data: {minute} of {MINUTES} minutes")
+                time.sleep(60)
+            draw(prometheus)
     say(f"drew {PICTURE.relative_to(PROJECT)}")
 
 
 def draw(prometheus: Prometheus) -> None:
-    """Draw all panels into one SVG file."""
+    """Draw the panels into one SVG file."""
     # Keep text as text, and make the output reproducible.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "", "font.size": 8})
     panels = {panel["title"]: panel for panel in PANELS}
-    figure, axes = plt.subplots(4, 2, figsize=(12, 13), layout="constrained")
-    places = iter(axes.flat)
-    for drawing, titles in ((_lines, LINES), (_bars, BARS), (_table, TABLES)):
-        for title in titles:
-            place = next(places)
-            place.set_title(title, loc="left", fontweight="bold")
-            drawing(place, panels[title], prometheus)
+    figure = plt.figure(figsize=(12, 15), layout="constrained")
+    grid = figure.add_gridspec(6, 2, height_ratios=[0.35, 1, 1, 1, 1, 1])
+    _numbers(figure.add_subplot(grid[0, :]), prometheus)
+    places = iter(
+        [figure.add_subplot(grid[row, column]) for row in range(1, 6) for column in (0, 1)]
+    )
+    order = [*GRAPHS[:2], *LISTS, *GRAPHS[2:]]
+    for title in order:
+        place = next(places)
+        about = title if title in LISTS or title in GRAPHS[:2] else f"{title}, on {NODE}"
+        place.set_title(about, loc="left", fontweight="bold")
+        (_bars if title in LISTS else _lines)(place, panels[title], prometheus)
     figure.savefig(PICTURE, metadata={"Date": None})
+
+
+def _query(expression: str) -> str:
+    return with_values(
+        expression, NODE, range=f"{MINUTES - 1}m", rate_interval=RATE_INTERVAL, cluster="east|west"
+    )
+
+
+def _numbers(axes: Axes, prometheus: Prometheus) -> None:
+    """Write the first row of numbers."""
+    axes.axis("off")
+    numbers = [panel for panel in PANELS if panel["type"] == "stat"][:8]
+    for place, panel in enumerate(numbers):
+        (sample,) = prometheus.query(_query(panel["targets"][0]["expr"]))
+        x = (place + 0.5) / len(numbers)
+        red = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1:]
+        bad = red and float(sample["value"][1]) >= red[0]["value"]
+        axes.text(x, 0.85, panel["title"], ha="center", fontsize=7)
+        axes.text(
+            x, 0.25, sample["value"][1], ha="center", fontsize=18, color="C3" if bad else "C0"
+        )
 
 
 def _lines(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
@@ -71,12 +118,12 @@ def _lines(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
     for target in panel["targets"]:
         answer = prometheus.get(
             "query_range",
-            query=with_values(target["expr"], RATE_INTERVAL),
-            start=now - (MINUTES - 0.5) * 60,
+            query=_query(target["expr"]),
+            start=now - (MINUTES - 1) * 60,
             end=now,
-            step=2,
+            step=5,
         )
-        for series in _largest(answer["result"], 6):
+        for series in _largest(answer["result"]):
             minutes = [(float(moment) - now) / 60 for moment, _ in series["values"]]
             values = [float(value) * factor for _, value in series["values"]]
             axes.plot(minutes, values, linewidth=1, label=_legend(target, series["metric"]))
@@ -84,34 +131,38 @@ def _lines(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
     axes.set_ylabel(unit)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)
+    axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4, frameon=False)
 
 
 def _bars(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
     (target,) = panel["targets"]
-    unit, factor = UNITS[panel["fieldConfig"]["defaults"]["unit"]]
+    units = panel["fieldConfig"]["defaults"].get("unit") or _unit_of_table(panel)
+    unit, factor = UNITS[units]
     series = sorted(
-        prometheus.query(with_values(target["expr"], RATE_INTERVAL)),
-        key=lambda sample: float(sample["value"][1]),
-    )
+        prometheus.query(_query(target["expr"])), key=lambda sample: float(sample["value"][1])
+    )[-SHOWN:]
     values = [float(sample["value"][1]) * factor for sample in series]
-    axes.barh([_legend(target, sample["metric"]) for sample in series], values)
+    axes.barh([_name(target, sample["metric"]) for sample in series], values)
     axes.set_xlabel(unit)
 
 
-def _table(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
-    (target,) = panel["targets"]
-    (override,) = panel["fieldConfig"]["overrides"]
-    properties = {entry["id"]: entry["value"] for entry in override["properties"]}
-    (mapping,) = properties["mappings"]
-    labels = ["instance", "namespace", "pod", "numa_node"]
-    rows, colors = [], []
-    for sample in prometheus.query(with_values(target["expr"], RATE_INTERVAL)):
-        cell = mapping["options"][sample["value"][1]]
-        rows.append([*[sample["metric"][label] for label in labels], cell["text"]])
-        colors.append(["white"] * 4 + [{"green": "#c8e6c9", "red": "#ffcdd2"}[cell["color"]]])
-    axes.axis("off")
-    axes.table(rows, cellColours=colors, colLabels=[*labels, "CPUs"], loc="upper center")
+def _unit_of_table(panel: dict[str, Any]) -> str:
+    """Return the unit of a table's column of values."""
+    units = [
+        str(entry["value"])
+        for override in panel["fieldConfig"]["overrides"]
+        for entry in override["properties"]
+        if entry["id"] == "unit"
+    ]
+    return units[0]
+
+
+def _name(target: dict[str, Any], labels: dict[str, str]) -> str:
+    """Return the name of a row: the legend, or the labels that identify it."""
+    if target.get("legendFormat"):
+        return _legend(target, labels)
+    names = ("cluster", "instance", "pf", "vf", "pod")
+    return " ".join([labels[name] for name in names if name in labels])
 
 
 def _legend(target: dict[str, Any], labels: dict[str, str]) -> str:
@@ -121,13 +172,13 @@ def _legend(target: dict[str, Any], labels: dict[str, str]) -> str:
     return text
 
 
-def _largest(series: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return the `count` series with the highest peaks: 26 lines in one plot are unreadable."""
+def _largest(series: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the series with the highest peaks: more lines in one plot are unreadable."""
 
     def peak(entry: dict[str, Any]) -> float:
         return max(float(value) for _, value in entry["values"])
 
-    return sorted(series, key=peak)[: -count - 1 : -1]
+    return sorted(series, key=peak)[: -SHOWN - 1 : -1]
 
 
 if __name__ == "__main__":
