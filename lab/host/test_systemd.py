@@ -230,6 +230,8 @@ def test_the_http_service_serves_https_to_users_as_documented() -> None:
     Path("/tmp/web.yml").write_text(page.split("```yaml\n")[1].split("```")[0])
     section = page.split("## On a host")[1].split("\n## ")[0]
     commands = re.findall(r"^# (?!systemctl edit)(.*)$", section, re.MULTILINE)
+    with_pip = documented("With pip").replace("install .", "install '.[http]'").splitlines()
+    assert commands[:3] == with_pip
     pip = "export PIP_NO_INDEX=1 PIP_FIND_LINKS=/opt/wheels"
     sh(f"cd {CHECKOUT} && mv /tmp/web.yml /tmp/server.* . && set -e; {pip}\n" + "\n".join(commands))
     dropin = Path("/etc/systemd/system/sriov-textfile-http.service.d/https.conf")
@@ -280,35 +282,24 @@ def test_a_cron_run_logs_to_the_journal() -> None:
     wait_for(lambda: "cannot write /nowhere/sriov.prom" in sh(journal))
 
 
-def test_the_program_is_installed_with_pip_as_documented() -> None:
-    follow("With pip")
-    assert Path("/usr/local/bin/sriov-textfile").readlink().is_relative_to("/opt/sriov-textfile")
-    assert sh("sriov-textfile").count("sriov_vf_rx_bytes{") == 14
-    sh("rm -r /usr/local/bin/sriov-textfile /opt/sriov-textfile")
-
-
 # --- the package, once more -------------------------------------------------------------------
 
 
-def test_an_upgrade_keeps_the_running_timer_and_the_edited_default_file() -> None:
-    DEFAULTS.write_text('SRIOV_TEXTFILE_FLAGS="--collector.vfinfo"\n')
-    sh("systemctl enable --now sriov-textfile.timer")
-    wait_for(lambda: vfs_in_file() == 14)
-    before = sh("systemctl show --value -p ActiveEnterTimestamp sriov-textfile.timer")
+def test_an_upgrade_keeps_the_edited_default_file_and_what_runs(node: SimulatedNode) -> None:
+    """The timer keeps running, and a service that runs is restarted with the new program."""
+    edited = f'SRIOV_TEXTFILE_FLAGS="--collector.vfinfo {" ".join(node.flags)}"\n'
+    DEFAULTS.write_text(edited)
+    sh(f"systemctl enable --now sriov-textfile.timer && systemctl start {KUBERNETES}")
+    since = "systemctl show --value -p ActiveEnterTimestamp sriov-textfile.timer"
+    process = f"systemctl show --value -p MainPID {KUBERNETES}"
+    before, old = sh(since), sh(process)
     sh("apt-get install -qy /lab/packages/sriov-textfile_9*.deb 2>&1")
-    assert sh("systemctl show --value -p ActiveEnterTimestamp sriov-textfile.timer") == before
-    assert DEFAULTS.read_text() == 'SRIOV_TEXTFILE_FLAGS="--collector.vfinfo"\n'
+    assert DEFAULTS.read_text() == edited
+    assert sh(since) == before
+    assert sh(process) not in (old, "0\n")
+    sh(f"systemctl stop {KUBERNETES}")
     FILE.unlink()
     wait_for(lambda: FILE.exists() and "sriov_vf_info{" in FILE.read_text())
-
-
-@pytest.mark.usefixtures("node")
-def test_an_upgrade_restarts_the_kubernetes_service() -> None:
-    sh(f"systemctl start {KUBERNETES}")
-    show = f"systemctl show --value -p MainPID {KUBERNETES}"
-    first = sh(show)
-    sh("apt-get install -qy --reinstall /lab/packages/sriov-textfile_9*.deb 2>&1")
-    assert sh(show) not in (first, "0\n")
 
 
 def test_purge_leaves_nothing() -> None:
