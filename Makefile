@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e fuzz bench lab pictures install-systemd manifests proto wheel zipapp clean
+.PHONY: help demo test lint e2e fuzz bench fleet lab pictures install-systemd manifests proto wheel zipapp clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ fuzz: .venv/.e2e ## run the program on CASES simulated machines with all kinds o
 
 bench: .venv/.bench ## measure the cost of a run and of a collection, and compare it with other ways
 	$(BIN)/python -m bench
+
+fleet: .venv/.bench ## measure Prometheus, rules and dashboard on 1,000 simulated nodes; FLAGS=--help
+	$(BIN)/python -m bench.fleet $(FLAGS)
 
 lab: .venv/.test ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
 	$(BIN)/python -m lab

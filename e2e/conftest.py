@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -117,7 +117,7 @@ def free_port() -> int:
 
 
 def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=30) as response:
         body: bytes = response.read()
         return body.decode()
 
@@ -146,7 +146,7 @@ def started(command: Sequence[str | Path], log: Path, ready: str) -> Iterator[No
 class Prometheus:
     """A Prometheus that scrapes node_exporters, one per textfile folder."""
 
-    def __init__(self, url: str, node_exporters: Sequence[str]) -> None:
+    def __init__(self, url: str, node_exporters: Sequence[str] = ()) -> None:
         self.url = url
         self.node_exporters = node_exporters
 
@@ -170,7 +170,8 @@ class Prometheus:
         end = time.monotonic() + 30
         while not (series := self.query(expression)):
             if time.monotonic() > end:
-                pytest.fail(f"no series for {expression}\n{get(self.node_exporters[0])[-3000:]}")
+                pages = [get(url)[-3000:] for url in self.node_exporters[:1]]
+                pytest.fail("\n".join([f"no series for {expression}", *pages]))
             time.sleep(0.2)
         return series
 
@@ -215,13 +216,24 @@ def prometheus_reading(
             "rule_files": [str(path) for path in rules],
             "scrape_configs": scrapes,
         }
-        (work / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-        port = f"127.0.0.1:{free_port()}"
-        prometheus: list[str | Path] = [
-            debian / "usr/bin/prometheus",
-            f"--web.listen-address={port}",
-            f"--config.file={work}/prometheus.yml",
-            f"--storage.tsdb.path={work}/tsdb",
-        ]
-        stack.enter_context(started(prometheus, work / "prometheus.log", f"http://{port}/-/ready"))
-        yield Prometheus(f"http://{port}", [f"http://{address}/metrics" for address in exporters])
+        prometheus = running_prometheus(debian / "usr/bin/prometheus", work, config)
+        server = stack.enter_context(prometheus)
+        server.node_exporters = [f"http://{address}/metrics" for address in exporters]
+        yield server
+
+
+@contextmanager
+def running_prometheus(
+    program: Path, work: Path, config: Mapping[str, object], *flags: str, address: str = ""
+) -> Iterator[Prometheus]:
+    """Run Prometheus until the context ends, with its data in `work`."""
+    address = address or f"127.0.0.1:{free_port()}"
+    (work / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+    command: list[str | Path] = [
+        program,
+        f"--web.listen-address={address}",
+        f"--config.file={work}/prometheus.yml",
+        *(flags or [f"--storage.tsdb.path={work}/tsdb"]),
+    ]
+    with started(command, work / "prometheus.log", f"http://{address}/-/ready"):
+        yield Prometheus(f"http://{address}")

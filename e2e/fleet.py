@@ -45,21 +45,35 @@ class FaultyPf(SimulatedPf):
         return counters
 
 
+def quick_rules(folder: Path, interval: str = "1s", wait: str = "", window: str = "") -> list[Path]:
+    """Write our rules, with a short interval, for tests. Returns the files.
+
+    `wait` replaces how long a condition must hold before an alert fires, `window` the five minutes
+    of a rate.
+    """
+    folder.mkdir()
+    for path in RULES:
+        rules = re.sub(r"interval: \d+m", f"interval: {interval}", path.read_text())
+        if wait:
+            rules = re.sub(r"for: \d+m", f"for: {wait}", rules)
+        if window:
+            rules = rules.replace("[5m]", f"[{window}]")
+        (folder / path.name).write_text(rules)
+    return sorted(folder.iterdir())
+
+
 @contextmanager
 def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
     """Run the nodes, their node_exporters and Prometheus until the context ends."""
-    emptied, rules = work / EMPTIED, work / "rules"
+    emptied = work / EMPTIED
     emptied.mkdir()
-    rules.mkdir()
-    for path in RULES:  # Nobody waits a minute for each evaluation here.
-        (rules / path.name).write_text(re.sub(r"interval: \d+m", "interval: 1s", path.read_text()))
     demo = [sys.executable, "-m", "sriov_textfile", "demo", "--pfs=1", "--vfs=0"]
     subprocess.run([*demo, f"--textfile.path={emptied}/sriov.prom"], check=True)
     with (
         _healthy_node(work / HEALTHY) as healthy,
         _faulty_node(work / FAULTY) as faulty,
         prometheus_reading(
-            [healthy, faulty, emptied], debian, work, sorted(rules.iterdir())
+            [healthy, faulty, emptied], debian, work, quick_rules(work / "rules")
         ) as prometheus,
     ):
         prometheus.wait_for(f'sriov_textfile_build_info{{instance="{EMPTIED}"}}')
