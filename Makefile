@@ -46,7 +46,7 @@ install-systemd: ## install the systemd units and their files below DESTDIR (emp
 	test -e $(DESTDIR)/etc/default/sriov-textfile || \
 	  install -m 644 systemd/sriov-textfile.default $(DESTDIR)/etc/default/sriov-textfile
 
-manifests: .venv/.run ## generate the PrometheusRules and the sidecar's patch; RUNBOOK_URL=... sets the runbook's address
+manifests: .venv/.test ## generate the PrometheusRules and the sidecar's patch; RUNBOOK_URL=... sets the runbook's address
 	$(BIN)/python -m tools.manifests $(if $(RUNBOOK_URL),'$(RUNBOOK_URL)')
 
 proto: .venv/.test ## generate the messages of the kubelet's API from their .proto
