@@ -49,7 +49,7 @@ install-default: .venv/.base ## install /etc/default/sriov-textfile, unless it e
 uninstall: .venv/.base ## remove what install has installed below PREFIX
 	$(BIN)/python -m tools.install uninstall --prefix=$(PREFIX) --destdir=$(DESTDIR)
 
-manifests: .venv/.run ## generate what repeats the rules and the sidecar; RUNBOOK_URL=https://... sets that
+manifests: .venv/.test ## generate the PrometheusRules and the sidecar's patch; RUNBOOK_URL=... sets the runbook's address
 	$(BIN)/python -m tools.manifests $(if $(RUNBOOK_URL),'$(RUNBOOK_URL)')
 
 proto: .venv/.test ## generate the messages of the kubelet's API from their .proto

@@ -16,7 +16,9 @@ local groups(yaml) = std.parseYaml(yaml).groups;
     groups+: [
       group {
         rules: [
-          alert { annotations+: { runbook_url: $._config.runbookURL + '#' + std.asciiLower(alert.alert) } }
+          alert {
+            annotations+: { runbook_url: $._config.runbookURL + '#' + std.asciiLower(alert.alert) },
+          }
           for alert in group.rules
         ],
       }

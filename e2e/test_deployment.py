@@ -15,8 +15,11 @@ from sriov_textfile import __version__, flags
 
 PROJECT = Path(__file__).parent.parent
 DEPLOYMENT = PROJECT / "deployment"
-# The others need a node_exporter, which test_manifests.py gives them.
-KUSTOMIZATIONS = ["textfile", "http", "grafana", "prometheus-operator"]
+# Without those that need a node_exporter: test_manifests.py has one.
+KUSTOMIZATIONS = sorted(
+    {path.parent.name for path in DEPLOYMENT.rglob("kustomization.yaml")}
+    - {"sidecar", "kube-prometheus-stack"}
+)
 DAEMONSETS = sorted(DEPLOYMENT.rglob("daemonset.yaml"))
 
 

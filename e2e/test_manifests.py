@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from e2e.kubernetes import Manifest, build, kustomize, only, validate
-from sriov_textfile import __version__
+from sriov_textfile import __version__, flags
 from tools import manifests
 from tools.fetch import CACHE, debian_packages, with_own_libraries
 
@@ -255,6 +255,26 @@ def test_the_documented_jsonnet_has_the_runbooks_url_as_a_setting() -> None:
     page = (PROJECT / "docs/kubernetes-monitoring.md").read_text()
     (source,) = re.findall(r'jsonnet -e "(.*?)"\n', page, re.DOTALL)
     assert runbook_urls(jsonnet(source)["groups"]) == {"https://wiki.example/sriov/runbook.md"}
+
+
+ALERTS = [
+    rule["alert"]
+    for path in RULES
+    for group in rules(path)["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
+]
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_the_runbook_has_first_what_to_type(alert: str) -> None:
+    page = (PROJECT / "docs/runbook.md").read_text()
+    (commands,) = re.findall(rf"^## {alert}\n\n```sh\n(.*?)```\n", page, re.DOTALL | re.MULTILINE)
+    subprocess.run(["bash", "-n", "-c", commands], check=True)
+    for arguments in re.findall(r"^sriov-textfile (.*)", commands, re.MULTILINE):
+        words, values = flags.parse(arguments.split())
+        assert words == ["doctor"]
+        values.check("doctor")
 
 
 @pytest.mark.parametrize("url", ["wiki.example/runbook", "https://wiki.example/#runbook", "a b"])

@@ -6,7 +6,6 @@ find.
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import PODS, Prometheus, free_port, started
+from e2e.conftest import PODS, Prometheus, free_port, running_prometheus, started
 from e2e.kubernetes import Manifest, build, only
 from e2e.test_manifests import DEPLOYMENT, NODE_EXPORTERS, patched_by_kustomization
 
@@ -73,7 +72,7 @@ def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     work = tmp_path_factory.mktemp("monitors")
     ours = build(DEPLOYMENT / "prometheus-operator")
     theirs = patched_by_kustomization(work, NODE_EXPORTERS / "kube-prometheus.yaml")
-    textfile, http, port = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    textfile, http = (f"127.0.0.1:{free_port()}" for _ in range(2))
     demo: list[str | Path] = [sys.executable, "-m", "sriov_textfile", "demo"]
     subprocess.run([*demo, f"--textfile.path={work}/sriov.prom"], check=True)
     node_exporter: list[str | Path] = [
@@ -91,13 +90,6 @@ def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             scrape_config(only("ServiceMonitor", theirs), textfile),
         ],
     }
-    (work / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    server: list[str | Path] = [
-        debian / "usr/bin/prometheus",
-        f"--web.listen-address={port}",
-        f"--config.file={work}/prometheus.yml",
-        f"--storage.tsdb.path={work}/tsdb",
-    ]
     with (
         started(node_exporter, work / "node_exporter.log", f"http://{textfile}/"),
         started(
@@ -105,9 +97,9 @@ def prometheus(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             work / "serve.log",
             f"http://{http}/metrics",
         ),
-        started(server, work / "prometheus.log", f"http://{port}/-/ready"),
+        running_prometheus(debian / "usr/bin/prometheus", work, config) as server,
     ):
-        yield Prometheus(f"http://{port}", [f"http://{textfile}/metrics"])
+        yield server
 
 
 @pytest.mark.parametrize("job", [SIDECAR, HTTP])

@@ -20,8 +20,6 @@ PROJECT = Path(__file__).parent.parent
 DEPLOYMENT = PROJECT / "deployment"
 RUNBOOK_URL = DEPLOYMENT / "runbook_url"
 RULES = sorted(DEPLOYMENT.glob("prometheus/*/*.yml"))
-SIDECAR = "sriov-textfile"  # the container
-TEXTFILES = "/textfile"  # where it and node_exporter mount the volume
 
 
 class _Dumper(yaml.SafeDumper):
@@ -40,7 +38,7 @@ def rendered() -> dict[Path, str]:
     """Return the generated files with their texts."""
     url = RUNBOOK_URL.read_text().strip()
     files = {
-        path: re.sub(r"(?<=runbook_url: )[^#\n]*", url, path.read_text())
+        path: re.sub(r"(?<=runbook_url: )[^#\n]*", lambda _: url, path.read_text())
         for path in [*RULES, *PROJECT.glob("e2e/*_test.yml")]
     }
     for path in RULES:
@@ -64,20 +62,16 @@ def prometheus_rule(name: str, rules: str) -> dict[str, Any]:
 def sidecar(path: Path) -> dict[str, Any]:
     """Return a patch that adds the sidecar of a DaemonSet, and its volumes, to another one.
 
-    node_exporter's container is the same: it mounts the volume for text files. The image is the
-    one that the kustomization next to the DaemonSet names.
+    node_exporter gets the mounts of the volumes that both use. The image is the one that the
+    kustomization next to the DaemonSet names.
     """
     spec = yaml.safe_load(path.read_text())["spec"]["template"]["spec"]
-    (container,) = [each for each in spec["containers"] if each["name"] == SIDECAR]
+    node_exporter, container = spec["containers"]
     for image in yaml.safe_load(path.with_name("kustomization.yaml").read_text())["images"]:
         if image["name"] == container["image"]:
             container["image"] = f"{image.get('newName', image['name'])}:{image['newTag']}"
     mounted = {mount["name"] for mount in container["volumeMounts"]}
-    (textfile,) = [each for each in container["volumeMounts"] if each["mountPath"] == TEXTFILES]
-    node_exporter = {
-        "name": "node-exporter",
-        "volumeMounts": [{**textfile, "readOnly": True}],
-    }
+    shared = [mount for mount in node_exporter["volumeMounts"] if mount["name"] in mounted]
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -86,7 +80,10 @@ def sidecar(path: Path) -> dict[str, Any]:
             "template": {
                 "spec": {
                     "hostNetwork": True,
-                    "containers": [node_exporter, container],
+                    "containers": [
+                        {"name": node_exporter["name"], "volumeMounts": shared},
+                        container,
+                    ],
                     "volumes": [volume for volume in spec["volumes"] if volume["name"] in mounted],
                 }
             }
