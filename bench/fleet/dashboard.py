@@ -43,7 +43,7 @@ def timings(url: str, node: Mapping[str, str], history: float) -> Iterator[Timin
     dashboard = json.loads(DASHBOARD.read_text())
     span = min(RANGE_SECONDS, history)
     for name, labels in (("All", {}), ("one node", node)):
-        values = _values(dashboard, labels)
+        values = _values(dashboard, labels, node) | {"__range": f"{span:.0f}s"}
         for panel, kind, expression in _queries(dashboard):
             yield _timing(url, panel, name, kind, _fill(expression, values), span)
 
@@ -73,19 +73,21 @@ def _label(query: str) -> str:
     return match[1]
 
 
-def _values(dashboard: Any, labels: Mapping[str, str]) -> dict[str, str]:
-    values = {"__rate_interval": "1m", "__interval": "15s", "__range": "1h"}
+def _values(dashboard: Any, labels: Mapping[str, str], node: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables' values: of the labels, or All, or the node's if there is no All."""
+    values = {"__rate_interval": "1m", "__interval": "15s"}
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
             label = _label(_query(variable))
-            values[variable["name"]] = labels.get(label) or variable.get("allValue") or ".*"
+            values[variable["name"]] = labels.get(label) or variable.get("allValue") or node[label]
         elif variable["type"] != "datasource":
             values[variable["name"]] = str(variable.get("current", {}).get("value", ""))
     return values
 
 
 def _fill(expression: str, values: Mapping[str, str]) -> str:
-    return re.sub(r"\$(?:\{(\w+)(?::\w+)?\}|(\w+))", lambda m: values[m[1] or m[2]], expression)
+    variable = r"\$(?:\{(\w+)(?::\w+)?\}|([a-z_]\w*))"
+    return re.sub(variable, lambda match: values[match[1] or match[2]], expression)
 
 
 def _timing(
