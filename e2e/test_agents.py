@@ -30,6 +30,7 @@ PFS = [
 PODS = nodes.pods(PFS)
 COUNTERS = [name for name in GROWTH if not name.endswith("cast")]  # the rules use these
 NODES = [(cluster, f"node-000{number}") for cluster in ("east", "west") for number in (1, 2, 3)]
+CONFIGURATIONS = Path(__file__).parent.parent / "deployment/prometheus/fleet"
 RULES_TEST = Path(__file__).parent / "rules_test.yml"
 WINDOW_SECONDS = 20
 OFFSET_SECONDS = 6  # Agents send every five seconds; rules must not run ahead of them.
@@ -51,21 +52,22 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Prom
     rules = quick_rules(work / "rules", wait="2s", window=f"{WINDOW_SECONDS}s")
     with ExitStack() as stack:
         address = stack.enter_context(nodes.served(PFS))
-        config: dict[str, object] = {
-            "global": {"rule_query_offset": f"{OFFSET_SECONDS}s"},
-            "rule_files": [str(path) for path in rules],
-        }
+        config = yaml.safe_load((CONFIGURATIONS / "central.yml").read_text())
+        config["global"]["rule_query_offset"] = f"{OFFSET_SECONDS}s"
+        config["rule_files"] = [str(path) for path in rules]
         flags = [f"--storage.tsdb.path={work}/tsdb", "--web.enable-remote-write-receiver"]
         found = {
             "Prometheus": stack.enter_context(running_prometheus(prometheus, work, config, *flags)),
             "VictoriaMetrics": stack.enter_context(victoria_metrics(work, rules)),
         }
         for cluster in ("east", "west"):
-            config = {
-                "global": {"scrape_interval": "1s", "external_labels": {"cluster": cluster}},
-                "scrape_configs": nodes.scrape_configs(address, {cluster: 3}, label=False),
-                "remote_write": [{"url": f"{e.url}/api/v1/write"} for e in found.values()],
-            }
+            config = yaml.safe_load((CONFIGURATIONS / "agent.yml").read_text())
+            config["global"] = {"scrape_interval": "1s", "external_labels": {"cluster": cluster}}
+            config["scrape_configs"] = nodes.scrape_configs(address, {cluster: 3}, label=False)
+            (remote,) = config["remote_write"]
+            config["remote_write"] = [
+                {**remote, "url": f"{engine.url}/api/v1/write"} for engine in found.values()
+            ]
             own = tmp_path_factory.mktemp(cluster)
             flags = ["--enable-feature=agent", f"--storage.agent.path={own}/wal"]
             stack.enter_context(running_prometheus(prometheus, own, config, *flags))

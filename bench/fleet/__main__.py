@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def run(options: argparse.Namespace, count: int) -> None:
             signal.pause()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the sizes of fleet that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m bench.fleet", description=__doc__)
     add = parser.add_argument
@@ -191,16 +191,16 @@ def main() -> None:
     add("--work", type=Path, metavar="DIRECTORY", help="where Prometheus's data goes")
     add("--keep", action="store_true", help="keep Prometheus running, for queries of your own")
     add("--url", help="measure a Prometheus that --keep keeps running")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.url:
         report(measured(Prometheus(options.url)))
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for count in options.nodes:
         run(options, count)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         main()
     except KeyboardInterrupt:
