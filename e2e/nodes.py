@@ -57,6 +57,7 @@ def pfs(vfs: int, storm: bool = False) -> list[Pf]:
             vfs=vfs // 2,
             total_vfs=max(64, vfs),
             numa_node=number,
+            speed=200_000,
             storm=storm,
         )
         for number in range(2)

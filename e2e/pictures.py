@@ -7,6 +7,7 @@ some minutes. matplotlib draws them, so Grafana's panels look different.
 from __future__ import annotations
 
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ PROJECT = Path(__file__).parent.parent
 PICTURE = PROJECT / "docs/dashboard.svg"
 CLUSTERS = {"east": 60, "west": 40}  # number of nodes
 VFS = 64
-NODE = "node-0007"
-MINUTES = 9
+CLUSTER, NODE = "west", "node-0007"
+MINUTES = 5
 SCRAPE_SECONDS = 5
 RATE_INTERVAL = "20s"
 UNITS = {
@@ -76,7 +77,7 @@ def draw(prometheus: Prometheus) -> None:
     # Keep text as text, and make the output reproducible.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "", "font.size": 8})
     panels = {panel["title"]: panel for panel in PANELS}
-    figure = plt.figure(figsize=(12, 15), layout="constrained")
+    figure = plt.figure(figsize=(15, 16), layout="constrained")
     grid = figure.add_gridspec(6, 2, height_ratios=[0.35, 1, 1, 1, 1, 1])
     _numbers(figure.add_subplot(grid[0, :]), prometheus)
     places = iter(
@@ -85,15 +86,21 @@ def draw(prometheus: Prometheus) -> None:
     order = [*GRAPHS[:2], *LISTS, *GRAPHS[2:]]
     for title in order:
         place = next(places)
-        about = title if title in LISTS or title in GRAPHS[:2] else f"{title}, on {NODE}"
+        of_fleet = title in LISTS or title in GRAPHS[:2]
+        about = title if of_fleet else f"{title}, on {NODE} in {CLUSTER}"
         place.set_title(about, loc="left", fontweight="bold")
         (_bars if title in LISTS else _lines)(place, panels[title], prometheus)
     figure.savefig(PICTURE, metadata={"Date": None})
 
 
 def _query(expression: str) -> str:
+    """Return a query with a node selected, if it is about a node, or else about all clusters."""
     return with_values(
-        expression, NODE, range=f"{MINUTES - 1}m", rate_interval=RATE_INTERVAL, cluster="east|west"
+        expression,
+        NODE,
+        range=f"{MINUTES - 1}m",
+        rate_interval=RATE_INTERVAL,
+        cluster=CLUSTER if "$node" in expression else ".*",
     )
 
 
@@ -106,7 +113,7 @@ def _numbers(axes: Axes, prometheus: Prometheus) -> None:
         x = (place + 0.5) / len(numbers)
         red = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1:]
         bad = red and float(sample["value"][1]) >= red[0]["value"]
-        axes.text(x, 0.85, panel["title"], ha="center", fontsize=7)
+        axes.text(x, 0.8, textwrap.fill(panel["title"], 18), ha="center", fontsize=8)
         axes.text(
             x, 0.25, sample["value"][1], ha="center", fontsize=18, color="C3" if bad else "C0"
         )
@@ -131,7 +138,7 @@ def _lines(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
     axes.set_ylabel(unit)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4, frameon=False)
+    axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)
 
 
 def _bars(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:

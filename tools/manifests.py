@@ -19,7 +19,10 @@ import yaml
 PROJECT = Path(__file__).parent.parent
 DEPLOYMENT = PROJECT / "deployment"
 RUNBOOK_URL = DEPLOYMENT / "runbook_url"
-RULES = sorted(DEPLOYMENT.glob("prometheus/*/*.yml"))
+RULES = [
+    *sorted(DEPLOYMENT.glob("prometheus/compatibility/*.yml")),
+    *sorted(DEPLOYMENT.glob("prometheus/rules/*.yml")),
+]
 
 
 class _Dumper(yaml.SafeDumper):
