@@ -136,7 +136,7 @@ class Vfsim:
     """
 
     def __init__(self, root: Path, pfs: int, vfs: int) -> None:
-        sh(f"insmod /lab/vfsim.ko pfs={pfs} vfs={vfs}")
+        sh(f"insmod /lab/vfsim.ko vfs={','.join([str(vfs)] * pfs)}")
         simulated = [
             SimulatedPf(
                 address=f"0000:{16 + 8 * n:02x}:00.0",
