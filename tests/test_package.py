@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sriov_textfile import __version__, flags
+from sriov_textfile.doctor import drivers
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from tools import zipapp
@@ -171,6 +172,11 @@ def test_the_zipapp_reports_the_missing_packages_of_a_collector_and_writes_the_r
 
 def test_the_changelog_has_this_version() -> None:
     assert f"## {__version__}" in (PROJECT / "CHANGELOG.md").read_text()
+
+
+def test_the_hardware_page_has_the_current_table_of_drivers() -> None:
+    """If this fails, replace the table by what drivers.reference() returns."""
+    assert drivers.reference() in (PROJECT / "docs/hardware.md").read_text()
 
 
 def test_the_readme_has_the_current_flag_reference() -> None:
