@@ -21,6 +21,7 @@
  * /sys/kernel/debug/vfsim/set       write a number to set every counter to it
  * /sys/kernel/debug/vfsim/busy      write a number: so many queries of each VF's counters will fail
  *                                   with EBUSY, as in a reset of the NIC
+ * /sys/kernel/debug/vfsim/vfs       write how many of its VFs each PF has from now on
  * /sys/kernel/debug/vfsim/delay     write how many microseconds a query of a VF's configuration
  *                                   takes from now on, as if the driver asked its firmware
  *
@@ -71,7 +72,8 @@ struct vfsim_pf {
 	struct devlink *devlink;
 	struct vfsim_vf *vf;
 	int number;
-	int vfs;
+	int vfs; /* now */
+	int max_vfs;
 };
 
 static struct vfsim_pf **pf_list;
@@ -271,12 +273,24 @@ static int vfsim_change(void *change, u64 value)
 
 	rtnl_lock();
 	for (n = 0; n < pfs; n++)
-		for (vf = 0; vf < pf_list[n]->vfs; vf++)
+		for (vf = 0; vf < pf_list[n]->max_vfs; vf++)
 			change_vf(&pf_list[n]->vf[vf], value);
 	rtnl_unlock();
 	return 0;
 }
 DEFINE_DEBUGFS_ATTRIBUTE(vfsim_change_ops, NULL, vfsim_change, "%llu\n");
+
+static int vfsim_set_vfs(void *unused, u64 number)
+{
+	int n;
+
+	rtnl_lock();
+	for (n = 0; n < pfs; n++)
+		pf_list[n]->vfs = min_t(u64, number, pf_list[n]->max_vfs);
+	rtnl_unlock();
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(vfsim_set_vfs_ops, NULL, vfsim_set_vfs, "%llu\n");
 
 static void vfsim_setup(struct net_device *netdev)
 {
@@ -338,8 +352,8 @@ static struct vfsim_pf *vfsim_add(int n)
 
 	if (!pf)
 		return ERR_PTR(-ENOMEM);
-	pf->vfs = vfs[n];
-	pf->vf = kvcalloc(pf->vfs, sizeof(*pf->vf), GFP_KERNEL);
+	pf->vfs = pf->max_vfs = vfs[n];
+	pf->vf = kvcalloc(pf->max_vfs, sizeof(*pf->vf), GFP_KERNEL);
 	pf->netdev = alloc_netdev(sizeof(pf), "pf%d", NET_NAME_ENUM, vfsim_setup);
 	if (!pf->vf || !pf->netdev) {
 		err = -ENOMEM;
@@ -433,6 +447,7 @@ static int __init vfsim_init(void)
 	debugfs_create_file("advance", 0200, debugfs, vfsim_advance, &vfsim_change_ops);
 	debugfs_create_file("set", 0200, debugfs, vfsim_set, &vfsim_change_ops);
 	debugfs_create_file("busy", 0200, debugfs, vfsim_busy, &vfsim_change_ops);
+	debugfs_create_file("vfs", 0200, debugfs, NULL, &vfsim_set_vfs_ops);
 	debugfs_create_u32("delay", 0600, debugfs, &delay);
 	return 0;
 }
