@@ -30,8 +30,8 @@ fuzz: .venv/.e2e ## run the program on CASES simulated machines with all kinds o
 bench: .venv/.bench ## measure the cost of a run and of a collection, and compare it with other ways
 	$(BIN)/python -m bench
 
-lab: .venv/.test ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
-	$(BIN)/python -m lab
+lab: .venv/.test ## run the program on virtual machines with SR-IOV NICs, or in PARTS of them; needs root and Debian
+	$(BIN)/python -m lab $(PARTS)
 
 pictures: .venv/.bench .venv/.e2e ## draw the pictures of the documentation
 	$(BIN)/python -m e2e.pictures

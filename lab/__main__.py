@@ -33,8 +33,7 @@ REQUIREMENTS += [
 BOOT_LIMIT = 900.0
 
 
-# The tests of lab/host/ for which one kernel is enough: they are about systemd, cgroups and Prometheus, or
-# print figures. The others run on every kernel.
+# The tests of lab/host/ for which one kernel is enough. All others run on every kernel.
 ON_ONE_KERNEL = ("test_cgroups.py", "test_cost.py", "test_increase.py", "test_systemd.py")
 THE_ONE = "6.12"  # Debian 13's own
 
