@@ -33,7 +33,7 @@ def add(tree: Path, name: str) -> None:
             dependency
             for package in PACKAGES
             for dependency in debian_dependencies(package, KERNELS[name])
-            if dependency.startswith("linux-") and dependency != "linux-base"
+            if dependency.startswith("linux-") and not dependency.endswith(("-base", "-unsigned"))
         }
         new = debian_packages(sorted(packages), Path(folder) / "packages", KERNELS[name])
         modules = next(path for path in new.glob("**/lib/modules/*") if path.is_dir())

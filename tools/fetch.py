@@ -70,8 +70,10 @@ def with_own_libraries(folder: Path, program: str) -> list[str]:
 
 
 def debian_dependencies(package: str, suite: str = "") -> list[str]:
-    """Return the names of a Debian package and of all that it depends on, in the host's suite or
-    in another one."""
+    """Return the names of a Debian package and of all that it depends on.
+
+    They are of the host's own suite, or of another one.
+    """
     depends = ["apt-cache", *_apt_options(suite), "depends", "--recurse", "--important", package]
     listed = subprocess.run(depends, capture_output=True, text=True, check=True).stdout
     return sorted({line for line in listed.splitlines() if line[:1].isalnum() and ":" not in line})
