@@ -1,6 +1,6 @@
 """Inventory: a snapshot's PFs, VFs, pods and CPUs, joined as plain data.
 
-Collectors turn a snapshot into metrics, and this module turns it into the facts for doctor.
+Collectors turn a snapshot into metrics, and this module turns it into the facts for doctor and top.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from sriov_textfile import packages
 from sriov_textfile.config import Config
-from sriov_textfile.host import files, nic, pci, readers
-from sriov_textfile.host.rtnetlink import Link
+from sriov_textfile.host import files, nic, pci, readers, rtnetlink
 from sriov_textfile.problems import Problem, ProblemError
 from sriov_textfile.snapshot import Snapshot, VfCounters
 
@@ -26,9 +25,9 @@ class Vf:
 
     number: int
     address: str
-    driver: str  # "" if no driver is bound to it
-    netdev: str  # "" if it has none in this network namespace
-    netdev_packets: int | None  # received and sent by its own netdev, if it has one here
+    driver: str = ""  # "" if no driver is bound to it
+    netdev: str = ""  # "" if it has none in this network namespace
+    netdev_packets: int | None = None  # received and sent by its own netdev, if it has one here
     mac: str | None = None
     vlan: int | None = None  # None also if no VLAN is set
     qos: int | None = None
@@ -118,18 +117,65 @@ class Inventory:
     cpus: Cpus
 
 
-def take(snapshot: Snapshot, describe_nic: DescribeNic) -> Inventory:
-    """Return the inventory of a snapshot; what the snapshot has not read yet is read now."""
+def take(snapshot: Snapshot, describe_nic: DescribeNic | None) -> Inventory:
+    """Return the inventory of a snapshot; what the snapshot has not read yet is read now.
+
+    Without `describe_nic` it costs little more than a collection: details of the NICs, and
+    configuration, drivers and netdevs of the VFs are left out.
+    """
     kubelet, pods = _kubelet(snapshot)
     cpus = _cpus(snapshot)
     pfs, problem, nics = [], None, ""
     try:
         pfs = [_pf(snapshot, pf, pods) for pf in snapshot.pfs]
         kubelet.containers = _containers(snapshot, kubelet, pfs)
-        nics = _add_nics(snapshot, pfs, describe_nic)
+        if describe_nic:
+            _add_details(snapshot, pfs)
+            nics = _add_nics(snapshot, pfs, describe_nic)
     except ProblemError as error:
         problem = error.problem
     return Inventory(pfs, snapshot.left_out, problem, nics, kubelet, cpus)
+
+
+def _add_details(snapshot: Snapshot, pfs: list[Pf]) -> None:
+    """Add configuration, drivers and netdevs of the VFs."""
+    for pf, described in zip(snapshot.pfs, pfs, strict=True):
+        link = rtnetlink.Link(pf.netdev, 0, {}, wrapped=False)
+        if pf.netdev:
+            try:
+                link = snapshot.link(pf)
+            except ProblemError as error:
+                described.link_problem = error.problem
+        described.vf_list_wrapped = link.wrapped
+        for vf in described.vfs:
+            _add_driver_and_netdev(snapshot, vf)
+            if vf.number in link.vfs:
+                _add_configuration(link.vfs[vf.number], vf)
+
+
+def _add_driver_and_netdev(snapshot: Snapshot, vf: Vf) -> None:
+    try:
+        vf.driver, vf.netdev = snapshot.vf_driver_and_netdev(vf.address)
+    except ProblemError:  # vfinfo reports it, if it is on.
+        return
+    if vf.netdev:
+        vf.netdev_packets = _packets(f"{snapshot.config.sysbuspci}/{vf.address}/net/{vf.netdev}")
+
+
+def _packets(netdev: str) -> int | None:
+    """Return how many packets a netdev has received and sent, or None if unknown."""
+    try:
+        counts = [files.read_int(f"{netdev}/statistics/{way}_packets") for way in ("rx", "tx")]
+    except OSError:
+        return None
+    return sum(count or 0 for count in counts) if any(c is not None for c in counts) else None
+
+
+def _add_configuration(described: rtnetlink.Vf, vf: Vf) -> None:
+    vf.mac, vf.link_state = described.mac, described.link_state
+    vf.trust, vf.spoofchk = described.trust, described.spoofchk
+    if described.vlan:
+        vf.vlan, vf.qos, vf.vlan_proto = described.vlan, described.qos, described.vlan_proto
 
 
 def _add_nics(snapshot: Snapshot, pfs: list[Pf], describe_nic: DescribeNic) -> str:
@@ -150,12 +196,6 @@ def _add_nics(snapshot: Snapshot, pfs: list[Pf], describe_nic: DescribeNic) -> s
 
 def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
     config = snapshot.config
-    link, link_problem = Link(pf.netdev, 0, {}, wrapped=False), None
-    if pf.netdev:
-        try:
-            link = snapshot.link(pf)
-        except ProblemError as error:
-            link_problem = error.problem
     counters = VfCounters()
     if "vfstats" in config.collectors:
         counters = snapshot.vf_counters(pf)
@@ -173,11 +213,11 @@ def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
         total_vfs=pf.total_vfs,
         num_vfs=pf.num_vfs,
         netdev_in_sysfs=bool(pf.netdev) and os.path.isdir(f"{config.sysclassnet}/{pf.netdev}"),
-        vf_list_wrapped=link.wrapped,
-        link_problem=link_problem,
+        vf_list_wrapped=False,
+        link_problem=None,
         readers=[_reader_use(reader, config, pf, counters) for reader in readers.READERS],
         vfs=[
-            _vf(snapshot, number, address, link, counters, pods)
+            Vf(number, address, counters=counters.by_vf.get(number, {}), pods=pods.get(address, []))
             for number, address in pf.vfs.items()
         ],
     )
@@ -216,40 +256,6 @@ def _why_not(reader: readers.Reader, config: Config, pf: pci.Pf, counters: VfCou
     else:
         reason = reader.no_counters(config, pf)
     return reason
-
-
-def _vf(
-    snapshot: Snapshot, number: int, address: str, link: Link, counters: VfCounters, pods: Pods
-) -> Vf:
-    try:
-        driver, netdev = snapshot.vf_driver_and_netdev(address)
-    except ProblemError:  # vfinfo reports it, if it is on.
-        driver, netdev = "", ""
-    folder = f"{snapshot.config.sysbuspci}/{address}/net/{netdev}"
-    vf = Vf(
-        number=number,
-        address=address,
-        driver=driver,
-        netdev=netdev,
-        netdev_packets=_packets(folder) if netdev else None,
-        counters=counters.by_vf.get(number, {}),
-        pods=pods.get(address, []),
-    )
-    if described := link.vfs.get(number):
-        vf.mac, vf.link_state = described.mac, described.link_state
-        vf.trust, vf.spoofchk = described.trust, described.spoofchk
-        if described.vlan:
-            vf.vlan, vf.qos, vf.vlan_proto = described.vlan, described.qos, described.vlan_proto
-    return vf
-
-
-def _packets(netdev: str) -> int | None:
-    """Return how many packets a netdev has received and sent, or None if unknown."""
-    try:
-        counts = [files.read_int(f"{netdev}/statistics/{way}_packets") for way in ("rx", "tx")]
-    except OSError:
-        return None
-    return sum(count or 0 for count in counts) if any(c is not None for c in counts) else None
 
 
 def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
