@@ -56,8 +56,8 @@ node_textfile_mtime_seconds{{file="/var/lib/node_exporter/apt.prom"}} 0
 class Pf(SimulatedPf):
     traffic: int = 1
 
-    def counters(self, vf: int, seconds: int) -> dict[str, int]:
-        return {name: self.traffic * n * (vf + 1) * seconds for name, n in PER_SECOND.items()}
+    def counters(self, vf: int, seconds: float) -> dict[str, int]:
+        return {name: self.traffic * n * (vf + 1) * int(seconds) for name, n in PER_SECOND.items()}
 
 
 def pfs(traffic: int) -> list[Pf]:
