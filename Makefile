@@ -34,6 +34,7 @@ lab: .venv/.test ## run the program on a virtual machine with SR-IOV NICs; needs
 	$(BIN)/python -m lab
 
 pictures: .venv/.bench .venv/.e2e ## draw the pictures of the documentation
+	$(BIN)/python -m tools.screenshot
 	$(BIN)/python -m e2e.pictures
 
 install-systemd: ## install the systemd units and their files below DESTDIR (empty: this host)
