@@ -21,8 +21,8 @@ INTERVAL = 2.0  # of the collections, in seconds
 LIFETIME = 10**13  # what a VF has counted before
 STEP, PAUSE = 100_000, 0.1  # the counters grow by this, with this pause
 
-# Each mode has a PF of its own, so that exactly so many of its collections find the driver busy. The
-# last is for comparison: a run that writes to standard output has no memory.
+# Each mode has a PF of its own, so that exactly so many of its collections find the driver busy.
+# The last is for comparison: a run that writes to standard output has no memory.
 MODES = ("timer", "loop", "serve", "without memory")
 EPISODES = (1, 3, 10)  # for how many collections the driver is busy
 
