@@ -61,21 +61,18 @@ def measured(server: Prometheus) -> dict[str, Any]:
         """Return the value of an expression, 0 if it has none."""
         return sum(float(sample["value"][1]) for sample in server.query(expression))
 
-    groups: dict[str, dict[str, Any]] = {}
-    for sample in server.query(f"prometheus_rule_group_interval_seconds{{{me}}}"):
-        group, interval = sample["metric"]["rule_group"], float(sample["value"][1])
-        chosen = f'{{rule_group="{group}"}}'
+    groups = {}
+    for loaded in server.get("rules")["groups"]:
+        chosen = f'{{rule_group="{loaded["file"]};{loaded["name"]}"}}'
         last = f"prometheus_rule_group_last_duration_seconds{chosen}"
-        groups[group.rpartition(";")[2]] = {
-            "interval": interval,
+        groups[loaded["name"]] = {
+            "interval": loaded["interval"],
             "median": value(f"quantile_over_time(0.5, {last}{window})"),
             "longest": value(f"max_over_time({last}{window})"),
             "missed": value(f"prometheus_rule_group_iterations_missed_total{chosen}"),
             "failed": value(f"prometheus_rule_evaluation_failures_total{chosen}"),
+            "rules": {rule["name"]: rule["evaluationTime"] for rule in loaded["rules"]},
         }
-    for loaded in server.get("rules")["groups"]:
-        last_seconds = {rule["name"]: rule["evaluationTime"] for rule in loaded["rules"]}
-        groups[loaded["name"]]["last_seconds"] = last_seconds
     durations = f'scrape_duration_seconds{{job="node"}}{window}'
     (build,) = server.query(f"prometheus_build_info{{{me}}}")
     minutes = value(f"(time() - process_start_time_seconds{{{me}}}) / 60")
