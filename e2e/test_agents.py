@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-import yaml
 
 from e2e import nodes
 from e2e.conftest import Prometheus, running_prometheus
-from e2e.fleet import RULES, FaultyPf, quick_rules
+from e2e.fleet import RECORDED, FaultyPf, quick_rules
 from sriov_textfile.simulate.host import GROWTH
 from tools.fetch import CACHE, debian_packages
 
@@ -28,13 +27,7 @@ PODS = nodes.pods(PFS)
 COUNTERS = [name for name in GROWTH if not name.endswith("cast")]  # the rules use these
 NODES = [(cluster, f"node-000{number}") for cluster in ("east", "west") for number in (1, 2, 3)]
 WINDOW_SECONDS = 20
-RECORDED = [
-    rule["record"]
-    for path in RULES
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-    if "record" in rule
-]
+RECORDS = [rule["record"] for rule in RECORDED]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +66,7 @@ Series = dict[tuple[tuple[str, str], ...], float]
 
 def expected() -> dict[str, Series]:
     """Return the series of each recording rule, computed from how fast the counters grow."""
-    found: dict[str, Series] = {record: {} for record in RECORDED}
+    found: dict[str, Series] = {record: {} for record in RECORDS}
 
     def add(record: str, value: float, **labels: str) -> None:
         key = tuple(sorted(labels.items()))
@@ -126,7 +119,7 @@ def expected() -> dict[str, Series]:
 EXPECTED = expected()
 
 
-@pytest.mark.parametrize("record", RECORDED)
+@pytest.mark.parametrize("record", RECORDS)
 def test_each_rule_has_its_values_in_each_cluster(central: Prometheus, record: str) -> None:
     assert EXPECTED[record]
     series = {
