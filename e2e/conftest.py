@@ -18,6 +18,7 @@ from urllib.error import HTTPError
 import pytest
 
 from sriov_textfile.simulate.demo import pf, pods
+from sriov_textfile.simulate.host import SimulatedPf
 from sriov_textfile.simulate.pods import SimulatedPod
 from tools import requirements
 from tools.fetch import CACHE, debian_packages, key, run, with_own_libraries
@@ -49,6 +50,16 @@ def kube_state_metrics(pods: Sequence[SimulatedPod]) -> str:
         for pod in pods
     ]
     return "\n".join(lines) + "\n"
+
+
+def link_speeds(pfs: Sequence[SimulatedPf]) -> str:
+    """Return the metrics of node_exporter about the links of the PFs."""
+    return "".join(
+        [
+            f'node_network_speed_bytes{{device="{pf.netdev}"}} {(pf.speed or 0) * 125_000}\n'
+            for pf in pfs
+        ]
+    )
 
 
 def textfile_folder(folder: Path, pods: Sequence[SimulatedPod] = PODS) -> Path:
@@ -148,7 +159,7 @@ def started(command: Sequence[str | Path], log: Path, ready: str) -> Iterator[No
 
 
 class Prometheus:
-    """A Prometheus that scrapes node_exporters, one per textfile folder."""
+    """A running Prometheus, and the pages of the node_exporters that it scrapes, if it does."""
 
     def __init__(self, url: str, node_exporters: Sequence[str] = ()) -> None:
         self.url = url

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.conftest import Prometheus, prometheus_reading, textfile_folder
+import yaml
+
+from e2e.conftest import Prometheus, link_speeds, prometheus_reading, textfile_folder
 from sriov_textfile.simulate import demo
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
@@ -26,6 +28,9 @@ from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 from tests.conftest import PROGRAM
 
 RULES = sorted((Path(__file__).parent.parent / "deployment/prometheus/rules").glob("*.yml"))
+GROUPS = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+RECORDED = [rule for group in GROUPS for rule in group["rules"] if "record" in rule]
+ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
 HEALTHY, FAULTY, EMPTIED = "node-1", "node-2", "node-3"
 STALE_SECONDS = 900
 
@@ -85,7 +90,8 @@ def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
 @contextmanager
 def _healthy_node(folder: Path) -> Iterator[Path]:
     textfile_folder(folder)
-    _write_speeds(folder, [demo.pf(number, vfs=8) for number in range(3)])
+    speeds = link_speeds([demo.pf(number, vfs=8) for number in range(3)])
+    (folder / "speeds.prom").write_text(speeds)
     command = [sys.executable, "-m", "sriov_textfile", "demo", "--collector.vfinfo"]
     command += ["--interval=1s", f"--textfile.path={folder}/sriov.prom"]
     program = subprocess.Popen(command)
@@ -94,15 +100,6 @@ def _healthy_node(folder: Path) -> Iterator[Path]:
     finally:
         program.terminate()
         program.wait(20)
-
-
-def _write_speeds(folder: Path, pfs: Sequence[SimulatedPf]) -> None:
-    """Write the metrics about the links of PFs that node_exporter itself exports."""
-    lines = [
-        f'node_network_speed_bytes{{device="{pf.netdev}"}} {(pf.speed or 0) * 125_000}\n'
-        for pf in pfs
-    ]
-    (folder / "speeds.prom").write_text("".join(lines))
 
 
 @contextmanager
@@ -122,7 +119,7 @@ def _faulty_node(folder: Path) -> Iterator[Path]:
     uid = "11111111-2222-3333-4444-555555555555"
     pod = SimulatedPod(name="gw-0", namespace="edge", uid=uid, containers=[container])
     textfile_folder(folder, [pod])
-    _write_speeds(folder, [pf, lost, storm])
+    (folder / "speeds.prom").write_text(link_speeds([pf, lost, storm]))
     machine = folder.with_name("machine")
     host = SimulatedHost(machine, [pf, lost, storm])
     node = SimulatedNode(machine, [pod])

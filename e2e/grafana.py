@@ -43,6 +43,6 @@ def with_values(
     """
     values = {"__rate_interval": rate_interval, "__range": range}
     for name, variable in VARIABLES.items():
-        values[name] = variable.get("allValue") or variable.get("query") or ""
+        values[name] = variable.get("allValue", "")
     values |= {"node": node, **chosen}
     return re.sub(r"\$([a-z_]\w*)", lambda match: values[match[1]], expression)

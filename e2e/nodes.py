@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from e2e.conftest import kube_state_metrics
+from e2e.conftest import kube_state_metrics, link_speeds
 from sriov_textfile import cli
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
@@ -32,8 +32,7 @@ NODE = "abcdefabcdef"
 UPTIME_SECONDS = 100_000  # of a node when the server starts
 FILE_AGE = 7
 # What node_exporter adds. Its own collectors add a thousand series more, without any VF.
-MTIME = 'node_textfile_mtime_seconds{{file="/var/lib/node_exporter/sriov.prom"}} {mtime}\n'
-SPEED = 'node_network_speed_bytes{{{{device="{netdev}"}}}} {bytes}\n'
+MTIME = 'node_textfile_mtime_seconds{file="/var/lib/node_exporter/sriov.prom"} %d\n'
 
 
 @dataclass
@@ -97,7 +96,7 @@ class Template:
 
     page: bytes
     growth: list[float]
-    node_exporter: str
+    speeds: str
     kube_state_metrics: bytes
 
     def filled(self, path: str, uptime: float) -> bytes:
@@ -111,7 +110,7 @@ class Template:
             return b"".join([_of_node(self.kube_state_metrics, number) for number in numbers])
         volume = uptime * load(cluster, name)
         page = self.page % tuple([volume * growth for growth in self.growth])
-        own = self.node_exporter.format(mtime=int(time.time() - FILE_AGE))
+        own = MTIME % (time.time() - FILE_AGE) + self.speeds
         return _of_node(page, int(name.removeprefix("node-"))) + own.encode()
 
 
@@ -154,10 +153,9 @@ def template(pfs: Sequence[SimulatedPf]) -> Template:
             lines.append(series.replace("%", "%%") + " %d")
         else:
             lines.append(before.replace("%", "%%"))
-    speeds = [SPEED.format(netdev=pf.netdev, bytes=(pf.speed or 0) * 125_000) for pf in pfs]
     pod_metrics = re.sub("#.*\n", "", kube_state_metrics(node.pods))
     return Template(
-        "\n".join(lines).encode() + b"\n", growth, MTIME + "".join(speeds), pod_metrics.encode()
+        "\n".join(lines).encode() + b"\n", growth, link_speeds(pfs), pod_metrics.encode()
     )
 
 

@@ -14,11 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
 
 from e2e import nodes
 from e2e.conftest import Prometheus, free_port, running_prometheus, started
-from e2e.fleet import RULES, FaultyPf, quick_rules
+from e2e.fleet import RECORDED, FaultyPf, quick_rules
 from sriov_textfile.simulate.host import GROWTH
 from tools.fetch import CACHE, debian_packages
 
@@ -34,13 +33,7 @@ CONFIGURATIONS = Path(__file__).parent.parent / "deployment/prometheus/fleet"
 RULES_TEST = Path(__file__).parent / "rules_test.yml"
 WINDOW_SECONDS = 20
 OFFSET_SECONDS = 6  # Agents send every five seconds; rules must not run ahead of them.
-RECORDED = [
-    rule["record"]
-    for path in RULES
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-    if "record" in rule
-]
+RECORDS = [rule["record"] for rule in RECORDED]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +114,7 @@ Series = dict[tuple[tuple[str, str], ...], float]
 
 def expected() -> dict[str, Series]:
     """Return the series of each recording rule, computed from how fast the counters grow."""
-    found: dict[str, Series] = {record: {} for record in RECORDED}
+    found: dict[str, Series] = {record: {} for record in RECORDS}
 
     def add(record: str, value: float, **labels: str) -> None:
         key = tuple(sorted(labels.items()))
@@ -174,7 +167,7 @@ EXPECTED = expected()
 
 
 @pytest.mark.parametrize("engine", ["Prometheus", "VictoriaMetrics"])
-@pytest.mark.parametrize("record", RECORDED)
+@pytest.mark.parametrize("record", RECORDS)
 def test_each_rule_has_its_values_in_each_cluster(
     engines: dict[str, Prometheus], engine: str, record: str
 ) -> None:

@@ -18,18 +18,11 @@ import yaml
 
 from e2e import nodes
 from e2e.conftest import Prometheus, free_port, get, running_prometheus, started
-from e2e.fleet import RULES, quick_rules
+from e2e.fleet import ALERTS, quick_rules
 from tools.fetch import CACHE, debian_packages
 
 CONFIG = Path(__file__).parent.parent / "deployment/alertmanager/alertmanager.yml"
 NODES, VFS = 100, 64
-ALERTS = [
-    rule["alert"]
-    for path in RULES
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-    if "alert" in rule
-]
 Alert = dict[str, str]  # its labels
 
 
@@ -155,7 +148,8 @@ def inhibited(address: str, source: Alert, targets: Sequence[Alert]) -> list[Ale
 def test_a_node_without_current_metrics_has_no_other_alerts(quiet: str, name: str) -> None:
     node = {"cluster": "east", "instance": f"{name}-a"}
     without = [] if name == "InstanceDown" else ["SriovTextfileStale", "SriovMetricsMissing"]
-    same_node = [{**node, "alertname": alert} for alert in ALERTS if alert not in without]
+    names = [rule["alert"] for rule in ALERTS if rule["alert"] not in without]
+    same_node = [{**node, "alertname": alert} for alert in names]
     others = [
         {**labels, "alertname": "SriovVfDrops"}
         for labels in (

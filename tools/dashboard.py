@@ -261,9 +261,9 @@ def graphs(per: str, of: Callable[[str], str], labels: str, legend: str) -> list
 
 
 VF_TRAFFIC = f"8 * {recorded('vf:sriov_vf_bytes:rate5m')}"
-# The other direction needs no selection: + leaves out what only one side has.
-POD_TRAFFIC = recorded("pod:sriov_vf_rx_bytes:rate5m", RECORDED_PODS)
-POD_TRAFFIC = f"8 * ({POD_TRAFFIC} + pod:sriov_vf_tx_bytes:rate5m)"
+# What pods send needs no selection: + leaves out what only one side has.
+PODS_RECEIVE = recorded("pod:sriov_vf_rx_bytes:rate5m", RECORDED_PODS)
+POD_TRAFFIC = f"8 * ({PODS_RECEIVE} + pod:sriov_vf_tx_bytes:rate5m)"
 FREE = devices("cluster, instance, dev_type", "allocatable")
 FREE += f"\n- {devices('cluster, instance, dev_type', 'allocated')}"
 

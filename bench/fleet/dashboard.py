@@ -11,10 +11,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-DASHBOARD = Path(__file__).parent.parent.parent / "deployment/grafana/sriov.json"
+from e2e.grafana import EXPRESSIONS, GRAPHS, VARIABLES, with_values
+
 RANGE_SECONDS = 3600  # the dashboard's own
 POINTS = 240  # of a graph: Grafana asks for a step of 15 seconds in an hour
 REPEATS = 3
@@ -35,59 +34,26 @@ class Timing:
 
 
 def timings(url: str, node: Mapping[str, str], history: float) -> Iterator[Timing]:
-    """Run every query with all variables set to All, then with the labels of one node selected.
+    """Run every query with a node of all clusters selected, then with that of one cluster.
 
-    `history` is for how many seconds Prometheus has been scraping. If it is less than the
-    dashboard's time range, graphs ask for the same number of points in that time instead.
+    `node` has its labels. `history` is for how many seconds Prometheus has been scraping. If it is
+    less than the dashboard's time range, graphs ask for the same number of points in that time
+    instead.
     """
-    dashboard = json.loads(DASHBOARD.read_text())
     span = min(RANGE_SECONDS, history)
-    for name, labels in (("All", {}), ("one node", node)):
-        values = _values(dashboard, labels, node) | {"__range": f"{span:.0f}s"}
-        for panel, kind, expression in _queries(dashboard):
-            yield _timing(url, panel, name, kind, _fill(expression, values), span)
-
-
-def _queries(dashboard: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield the panel, the kind and the expression of every query."""
-    for variable in dashboard["templating"]["list"]:
-        if variable["type"] == "query":
-            yield f"${variable['name']}", "values", _query(variable)
-    for outer in dashboard["panels"]:
-        for panel in [outer, *outer.get("panels", [])]:  # a collapsed row has panels of its own
-            for target in panel.get("targets", ()):
-                kind = "instant" if target.get("instant") else "range"
-                yield f"{panel['title']} {target['refId']}", kind, target["expr"]
-
-
-def _query(variable: Any) -> str:
-    query = variable["query"]
-    return str(query if isinstance(query, str) else query["query"])
-
-
-def _label(query: str) -> str:
-    """Return the label whose values a variable's query asks for."""
-    match = re.search(r"(\w+)\)$", query)
-    if not match:
-        raise ValueError(f"not a query for the values of a label: {query}")
-    return match[1]
-
-
-def _values(dashboard: Any, labels: Mapping[str, str], node: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables' values: of the labels, or All, or the node's if there is no All."""
-    values = {"__rate_interval": "1m", "__interval": "15s"}
-    for variable in dashboard["templating"]["list"]:
-        if variable["type"] == "query":
-            label = _label(_query(variable))
-            values[variable["name"]] = labels.get(label) or variable.get("allValue") or node[label]
-        elif variable["type"] != "datasource":
-            values[variable["name"]] = str(variable.get("current", {}).get("value", ""))
-    return values
-
-
-def _fill(expression: str, values: Mapping[str, str]) -> str:
-    variable = r"\$(?:\{(\w+)(?::\w+)?\}|([a-z_]\w*))"
-    return re.sub(variable, lambda match: values[match[1] or match[2]], expression)
+    queries = [
+        (f"${name}", "values", variable["query"])
+        for name, variable in VARIABLES.items()
+        if variable["type"] == "query"
+    ]
+    queries += [
+        (name, "range" if name in GRAPHS else "instant", expression)
+        for name, expression in EXPRESSIONS.items()
+    ]
+    for variables, chosen in (("All", {}), ("one node", {"cluster": node["cluster"]})):
+        for panel, kind, expression in queries:
+            filled = with_values(expression, node["instance"], range=f"{span:.0f}s", **chosen)
+            yield _timing(url, panel, variables, kind, filled, span)
 
 
 def _timing(
@@ -114,10 +80,11 @@ def _get(url: str, kind: str, expression: str, span: float) -> bytes:
     now = time.time()
     parameters: dict[str, object]
     if kind == "values":
-        path = f"label/{_label(expression)}/values"
-        selector = re.sub(r"^label_values\(|,? *\w+\)$", "", expression)
-        parameters = {"start": now - span, "end": now}
-        parameters |= {"match[]": selector} if selector else {}
+        match = re.fullmatch(r"label_values\((.*), (\w+)\)", expression)
+        if not match:
+            raise ValueError(f"not a query for the values of a label: {expression}")
+        path = f"label/{match[2]}/values"
+        parameters = {"match[]": match[1], "start": now - span, "end": now}
     elif kind == "instant":
         path, parameters = "query", {"query": expression, "time": now}
     else:
