@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from e2e import nodes
 from e2e.conftest import Prometheus, free_port, running_prometheus, started
