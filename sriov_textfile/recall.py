@@ -14,6 +14,7 @@ from sriov_textfile.host.files import to_u64
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _ADDRESS = b'pciAddr="'
+_PREFIX = b"sriov_vf_"
 _MAX_BYTES = 1 << 26  # that of a host with some 50,000 VFs
 
 
@@ -36,8 +37,10 @@ def recall(path: str) -> Past:
     counted: set[bytes] = set()
     held_back: dict[str, int] = {}
     # A family is a block: its help, its type, and its samples with nothing else between them.
-    for block in text.split(b"# HELP sriov_vf_")[1:]:
-        name = block.partition(b" ")[0].decode("ascii", "replace")
+    for block in text.split(b"# HELP ")[1:]:
+        if not block.startswith(_PREFIX):
+            continue
+        name = _text(block[len(_PREFIX) :].partition(b" ")[0])
         samples = block.split(b"\n")[2:]
         if name == HELD_BACK:
             for line in samples:

@@ -17,6 +17,8 @@ from sriov_textfile.gather import Gatherer
 from sriov_textfile.held_back import BELIEVED_AFTER
 from sriov_textfile.log import Log
 from sriov_textfile.simulate.host import GROWTH, SimulatedPf
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 from sriov_textfile.simulate.rtnetlink import encode_error, encode_link
 from tests.conftest import Host, MakeHost
 from tests.test_architecture import counted_opens
@@ -112,6 +114,22 @@ def test_vfs_that_never_counted_are_written_as_they_are(
         page = collect()
         assert page.vfs("sriov_vf_rx_bytes") == {0: 0, 1: 0}
         assert page.vfs(HELD_BACK) == {}
+
+
+def test_idle_vfs_of_pods_are_written_as_they_are(make_host: MakeHost, tmp_path: Path) -> None:
+    """The file also has the same PCI addresses with the value 1: the pods' devices."""
+    host = make_host(SimulatedPf(vfs=2, sysfs="none", counts=False))
+    devices = {"vendor.example/vf": [host.pfs[0].vf_address(vf) for vf in (0, 1)]}
+    container = SimulatedContainer("upf", "c" * 64, devices=devices)
+    uid = "12345678-9abc-def0-1234-56789abcdef0"
+    node = SimulatedNode(tmp_path / "node", [SimulatedPod("upf-0", "core", uid, [container])])
+    collect = timer(host, tmp_path)
+    with node.running():
+        for _ in range(3):
+            page = collect("--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}")
+            assert page.text.count("sriov_kubepoddevice{") == 2
+            assert page.vfs("sriov_vf_rx_bytes") == {0: 0, 1: 0}
+            assert page.vfs(HELD_BACK) == {}
 
 
 @both
