@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint e2e fuzz bench fleet lab pictures install-systemd proto wheel zipapp clean
+.PHONY: help demo test lint e2e fuzz bench fleet lab pictures manifests install install-default uninstall proto wheel zipapp packages dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: .venv/.run ## run the program on a simulated host and print what it writes
+demo: .venv/.all ## run the program on a simulated host and print what it writes
 	@$(BIN)/sriov-textfile demo
 
 test: .venv/.test ## run the tests; no root, no hardware
@@ -33,36 +33,48 @@ bench: .venv/.bench ## measure the cost of a run and of a collection, and compar
 fleet: .venv/.bench ## measure Prometheus, rules and dashboard on 1,000 simulated nodes; FLAGS=--help
 	$(BIN)/python -m bench.fleet $(FLAGS)
 
-lab: .venv/.test ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
+lab: .venv/.test .venv/.dist ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
 	$(BIN)/python -m lab
 
 pictures: .venv/.bench .venv/.e2e ## draw the pictures of the documentation
 	$(BIN)/python -m e2e.pictures
 
-install-systemd: ## install the systemd units and their files below DESTDIR (empty: this host)
-	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/default $(DESTDIR)/etc/sysusers.d
-	install -m 644 systemd/*.service systemd/*.socket systemd/*.timer $(DESTDIR)/etc/systemd/system
-	install -m 644 systemd/sysusers.conf $(DESTDIR)/etc/sysusers.d/sriov-textfile.conf
-	test -e $(DESTDIR)/etc/default/sriov-textfile || \
-	  install -m 644 systemd/sriov-textfile.default $(DESTDIR)/etc/default/sriov-textfile
+PREFIX ?= /usr/local
+install: .venv/.base ## install the program, units, man page and completions below PREFIX (DESTDIR=)
+	$(BIN)/python -m tools.install install --prefix=$(PREFIX) --destdir=$(DESTDIR)
+
+install-default: .venv/.base ## install /etc/default/sriov-textfile, unless it exists
+	$(BIN)/python -m tools.install default --destdir=$(DESTDIR)
+
+uninstall: .venv/.base ## remove what install has installed below PREFIX
+	$(BIN)/python -m tools.install uninstall --prefix=$(PREFIX) --destdir=$(DESTDIR)
+
+manifests: .venv/.test ## generate the PrometheusRules and the sidecar's patch; RUNBOOK_URL=... sets the runbook's address
+	$(BIN)/python -m tools.manifests $(if $(RUNBOOK_URL),'$(RUNBOOK_URL)')
 
 proto: .venv/.test ## generate the messages of the kubelet's API from their .proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. sriov_textfile/kubelet/podresources.proto
+	$(BIN)/python -m tools.proto
 
 wheel: .venv/.test ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
-zipapp: .venv/.run ## build dist/sriov-textfile.pyz, the program in one file
+zipapp: .venv/.base ## build dist/sriov-textfile.pyz, the program in one file
 	$(BIN)/python -m tools.zipapp
+
+packages: .venv/.dist ## build dist/*.deb and dist/*.rpm
+	$(BIN)/python -m tools.linux_packages
+
+dist: .venv/.dist ## build everything that a release has into dist/
+	$(BIN)/python -m tools.dist
 
 clean: ## remove what the targets created in the checkout
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.venv/.run: pyproject.toml
+.venv/.base: pyproject.toml
 	PYTHON="$(PYTHON)" tools/venv .
 	@touch $@
 
 # An extra of pyproject.toml has the name of its stamp.
-.venv/.test .venv/.lint .venv/.e2e .venv/.bench: pyproject.toml
+.venv/.all .venv/.test .venv/.lint .venv/.e2e .venv/.bench .venv/.dist: pyproject.toml
 	PYTHON="$(PYTHON)" tools/venv '.[$(patsubst .%,%,$(notdir $@))]'
-	@touch .venv/.run $@
+	@touch .venv/.base $@

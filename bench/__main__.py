@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +19,10 @@ from typing import Any
 from bench import measure, ways
 from sriov_textfile.host.rtnetlink import VF_STATS, decode_link
 from sriov_textfile.metrics import Family, labels
+from sriov_textfile.simulate import demo
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.kubernetes import SimulatedNode
+from tools import zipapp
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = PROJECT / "build/bench.json"
@@ -103,13 +107,68 @@ def one_shot() -> dict[str, measure.Process]:
     compileall.compile_dir(PROJECT / "sriov_textfile", quiet=1)
     with host(1, 8) as simulated, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = f"--textfile.path={folder}/sriov.prom"
+        one_file = Path(folder) / "sriov-textfile.pyz"
+        zipapp.build(one_file)
         return measure.processes(
             {
                 "python -c pass": [python, "-c", "pass"],
                 "sriov-textfile": [python, "-m", "sriov_textfile", *simulated.flags, path],
+                "sriov-textfile.pyz": [python, "-I", str(one_file), *simulated.flags, path],
                 "import of libraries": [python, "-c", "import pyroute2, prometheus_client"],
             }
         )
+
+
+# Collections in one process, as --interval repeats them, but without the pauses.
+_REPEATED = """
+import sys
+from sriov_textfile import flags
+from sriov_textfile.gather import Gatherer
+from sriov_textfile.log import Log
+from sriov_textfile.outputs import once
+config = flags.config(flags.parse(sys.argv[2:])[1])
+delivery = once.Delivery(Gatherer(config, Log()), config)
+for _ in range(int(sys.argv[1])):
+    delivery.deliver()
+"""
+_REPEATS = 50
+
+
+def with_pods() -> dict[str, float]:
+    """Return the CPU seconds of a run with pods, and of a collection in a loop.
+
+    The kubelet is one of grpcio, in a process of its own.
+    """
+    with host(1, 8) as simulated, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        node = SimulatedNode(Path(folder), demo.pods(simulated.pfs))
+        context = multiprocessing.get_context("spawn")
+        ready = context.Event()
+        kubelet = context.Process(target=_serve_kubelet, args=(node, ready), daemon=True)
+        kubelet.start()
+        ready.wait(20)
+        path = f"--textfile.path={folder}/sriov.prom"
+        arguments = [*simulated.flags, *node.flags, path]
+        repeated = [sys.executable, "-c", _REPEATED]
+        try:
+            found = measure.processes(
+                {
+                    "run": [sys.executable, "-m", "sriov_textfile", *arguments],
+                    "one": [*repeated, "1", *arguments],
+                    "many": [*repeated, str(1 + _REPEATS), *arguments],
+                },
+                rounds=10,
+            )
+        finally:
+            kubelet.terminate()
+            kubelet.join()
+    cpu = {name: process.cpu.median for name, process in found.items()}
+    return {"run": cpu["run"], "in a loop": (cpu["many"] - cpu["one"]) / _REPEATS}
+
+
+def _serve_kubelet(node: SimulatedNode, ready: Any) -> None:
+    with node.running():
+        ready.set()
+        signal.pause()
 
 
 def decoding() -> dict[int, dict[str, measure.Spread]]:
@@ -155,6 +214,10 @@ def main() -> None:
     print(f"Python {python}; medians, with quartiles in brackets", flush=True)
     runs = one_shot()
     _print_runs(runs)
+    pods = with_pods()
+    print("\na run with pods, the same host")
+    for name, seconds in pods.items():
+        print(f"  {name:20} CPU {seconds * 1e3:8.3f} ms = {seconds / pods['run']:.3f} of a run")
     collected = collections()
     _print_collections(collected)
     by_vfs = growth()
@@ -168,6 +231,7 @@ def main() -> None:
         print(f"  {value:.0f} {name}")
     results = {
         "python": python,
+        "with pods": pods,
         "one-shot": {name: asdict(run) for name, run in runs.items()},
         "collections": {
             size: {way: asdict(spread) for way, spread in spreads.items()}

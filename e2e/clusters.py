@@ -50,6 +50,15 @@ MTIMES = """\
 node_textfile_mtime_seconds{{file="/var/lib/node_exporter/sriov.prom"}} {}
 node_textfile_mtime_seconds{{file="/var/lib/node_exporter/apt.prom"}} 0
 """
+# And of netdevs: speed, what the host itself sends, and by ethtool what leaves the port, all in
+# bytes per second on a node with traffic 1. Each driver has a name of its own for the last.
+LINK_SPEED = 125_000_000
+OWN_BYTES = {"ens1f0": 700, "ens2f0": 100, "ens2f0d1": 150, "eno1": 4}
+WIRE_BYTES = {
+    "ens1f0": ("transmitted_bytes_phy", 2_500),
+    "ens2f0": ("transmitted_bytes_nic", 390),
+    "ens2f0d1": ("port_transmitted_bytes", 460),
+}
 
 
 @dataclass
@@ -59,11 +68,17 @@ class Pf(SimulatedPf):
     def counters(self, vf: int, seconds: int) -> dict[str, int]:
         return {name: self.traffic * n * (vf + 1) * seconds for name, n in PER_SECOND.items()}
 
+    def rdma_counters(self, vf: int, seconds: int) -> dict[str, dict[str, int]]:
+        return {
+            folder: {name: self.traffic * value for name, value in values.items()}
+            for folder, values in super().rdma_counters(vf, seconds).items()
+        }
+
 
 def pfs(traffic: int) -> list[Pf]:
     """Return a PF with four VFs, and a card with two ports and one VF on one PCI address."""
     return [
-        Pf(netdev="ens1f0", vfs=4, traffic=traffic),
+        Pf(netdev="ens1f0", vfs=4, rdma=True, traffic=traffic),
         Pf(
             address="0000:18:00.0",
             netdev="ens2f0",
@@ -148,7 +163,7 @@ def pages(cluster: str, instance: str, folder: Path) -> Iterator[tuple[int, str]
     host = SimulatedHost(folder, pfs(TRAFFIC[cluster, instance]), clock=lambda: seconds)
     node = SimulatedNode(folder, PODS[instance], pools=POOLS)
     written = folder / "sriov.prom"
-    flags = [*host.flags, f"--textfile.path={written}"]
+    flags = [*host.flags, f"--textfile.path={written}", "--collector.vfrdma"]
     with ExitStack() as stack:
         stack.enter_context(host.running())
         if PODS[instance]:
@@ -158,7 +173,20 @@ def pages(cluster: str, instance: str, folder: Path) -> Iterator[tuple[int, str]
             host.refresh()
             assert cli.run(flags, host=host) == 0
             time = NOW - SCRAPES[-1] + seconds
-            yield time, written.read_text() + MTIMES.format(time - FILE_AGE)
+            mtimes = MTIMES.format(time - FILE_AGE)
+            yield time, written.read_text() + mtimes + links(TRAFFIC[cluster, instance], seconds)
+
+
+def links(traffic: int, seconds: int) -> str:
+    """Return what node_exporter exports of the PFs' netdevs and of another one without a link."""
+    lines = [f'node_network_speed_bytes{{device="{device}"}} {LINK_SPEED}' for device in WIRE_BYTES]
+    lines.append('node_network_speed_bytes{device="eno1"} -125000')
+    for device, rate in OWN_BYTES.items():
+        value = traffic * rate * seconds
+        lines.append(f'node_network_transmit_bytes_total{{device="{device}"}} {value}')
+    for device, (name, rate) in WIRE_BYTES.items():
+        lines.append(f'node_ethtool_{name}{{device="{device}"}} {traffic * rate * seconds}')
+    return "\n".join(lines) + "\n"
 
 
 def scraped(page: str, time: int, target: Mapping[str, str]) -> Iterator[str]:

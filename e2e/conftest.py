@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 import subprocess
@@ -12,7 +11,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -22,7 +20,8 @@ import pytest
 from sriov_textfile.simulate.demo import pf, pods
 from sriov_textfile.simulate.host import SimulatedPf
 from sriov_textfile.simulate.pods import SimulatedPod
-from tools.fetch import CACHE, debian_packages, run, with_own_libraries
+from tools import requirements
+from tools.fetch import CACHE, debian_packages, key, run, with_own_libraries
 
 # Debian 13 has this Python. The packages are those that the program's imports load.
 PYTHON = "3.13"
@@ -103,17 +102,12 @@ def python(request: pytest.FixtureRequest) -> list[str]:
 def other_python() -> list[str]:
     """Return the command of Debian's Python, run by its own loader with its own libraries."""
     tree = debian_packages(PYTHON_PACKAGES, CACHE / f"python-{PYTHON}", suite="trixie")
-    requirements = [
-        requirement
-        for requirement in metadata.requires("sriov-textfile") or ()
-        if "extra" not in requirement
-    ]
-    key = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:12]
-    site = CACHE / f"python-{PYTHON}-site-{key}"
+    packages = [*requirements.of(), *requirements.of("all")]
+    site = CACHE / f"python-{PYTHON}-site-{key(*packages)}"
     if not site.is_dir():
         new = site.with_name(f"{site.name}.new")
         command = [sys.executable, "-m", "pip", "install", "-q", "--upgrade", f"--target={new}"]
-        command += [f"--python-version={PYTHON}", "--only-binary=:all:", *requirements]
+        command += [f"--python-version={PYTHON}", "--only-binary=:all:", *packages]
         run(command, tries=3)
         new.rename(site)
     command = ["env", f"PYTHONPATH={PROJECT}:{site}"]

@@ -11,6 +11,7 @@ import pytest
 
 from e2e.clusters import (
     FILE_AGE,
+    LINK_SPEED,
     NOW,
     SCRAPES,
     TRAFFIC,
@@ -21,6 +22,7 @@ from e2e.clusters import (
     clusters,
 )
 from e2e.conftest import Prometheus
+from sriov_textfile.simulate.rdma import HW_COUNTERS
 
 PAGE = (Path(__file__).parent.parent / "docs/queries.md").read_text()
 # Each query, by the first sentence of the paragraph above it.
@@ -55,6 +57,12 @@ def on_every_node(values: dict[str, float]) -> dict[str, dict[str, float]]:
     return {instance: values for _, instance in TRAFFIC}
 
 
+# How much VF 0's RDMA counters grow per second.
+ROCE = {
+    "CNPs": HW_COUNTERS["np_cnp_sent"],
+    "out of sequence": HW_COUNTERS["out_of_sequence"],
+    "RNR NAKs": HW_COUNTERS["rnr_nak_retry_err"],
+}
 CPUS = {
     "node-1": {"core upf-0 2": 1.0, "core upf-0 3": 1.0},
     "node-2": {"core upf-1 4": 1.0},
@@ -81,6 +89,26 @@ EXPECTED = {
     ),
     "How many more VFs each PF supports": Expected(
         "pf", on_every_node({"ens1f0": 60, "ens2f0": 63, "ens2f0d1": 63}), grows=False
+    ),
+    "Share of the link's speed that the VFs of each PF send, from 0 to 1": Expected(
+        "pf",
+        on_every_node(
+            {
+                "ens1f0": (1 + 2 + 3 + 4) * 300 / LINK_SPEED,
+                "ens2f0": 300 / LINK_SPEED,
+                "ens2f0d1": 300 / LINK_SPEED,
+            }
+        ),
+    ),
+    "Bytes per second that stay inside the NIC, from one VF or the PF to another": Expected(
+        "pf",
+        on_every_node(
+            {
+                "ens1f0": (1 + 2 + 3 + 4) * 300 + 700 - 2_500,
+                "ens2f0": 300 + 100 - 390,
+                "ens2f0d1": 0,  # more on the wire, because of the checksums
+            }
+        ),
     ),
     "A VF's counter with the pod that uses the VF": Expected(
         "namespace pod pciAddr",
@@ -133,6 +161,17 @@ EXPECTED = {
             "node-2": {f"core upf-1 upf {VF_1}": 2 * 7 * SECONDS},
         },
     ),
+    "Signs of RoCE congestion per second, for each pod": Expected(
+        "namespace pod signal",
+        {
+            "node-1": {
+                f"{pod} {signal}": vfs * rate
+                for pod, vfs in (("core upf-0", 1 + 2), ("edge router-0", 3), ("edge router-1", 3))
+                for signal, rate in ROCE.items()
+            },
+            "node-2": {f"core upf-1 {signal}": 2 * rate for signal, rate in ROCE.items()},
+        },
+    ),
     "Exclusive CPUs of each pod": Expected("namespace pod cpu_id", CPUS, grows=False),
     "The same from the cgroups, for a kubelet that does not report CPUs": Expected(
         "namespace pod cpu_id", CPUS, grows=False
@@ -145,8 +184,10 @@ EXPECTED = {
     "Whether each collector completed without errors": Expected(
         "collector",
         {
-            **on_every_node({"vfstats": 1, "pfinfo": 1, "kubepoddevice": 1, "kubepodcpu": 1}),
-            "bare": {"vfstats": 1, "pfinfo": 1},
+            **on_every_node(
+                {"vfstats": 1, "vfrdma": 1, "pfinfo": 1, "kubepoddevice": 1, "kubepodcpu": 1}
+            ),
+            "bare": {"vfstats": 1, "vfrdma": 1, "pfinfo": 1},
         },
         grows=False,
     ),

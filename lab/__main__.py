@@ -10,12 +10,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
 from lab import images, kubelet, machine, qemu
 from lab.debian import disk_image
+from tools import linux_packages, requirements
 from tools.fetch import run, say
 
 PROJECT = Path(__file__).parent.parent
@@ -23,12 +23,8 @@ LAB = Path(__file__).parent
 LOGS = PROJECT / "build/lab"
 # Installed in the disk image. The project's own wheel is built from the checkout at each run.
 REQUIREMENTS = ["installer>=0.7", "pytest>=8", "hatchling>=1.27"]
-REQUIREMENTS += [
-    requirement
-    for requirement in metadata.requires("sriov-textfile") or ()
-    if "extra" not in requirement
-]
-BOOT_LIMIT = 900.0
+REQUIREMENTS += [*requirements.of(), *requirements.of("all")]
+BOOT_LIMIT = 1200.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +104,10 @@ def _fill_host(share: Path, built: Path) -> None:
     shutil.copy(built / "vfsim.ko", share)
     shutil.copy(PROJECT / "tests/peers.py", share / "guest")
     shutil.copytree(PROJECT / "bench", share / "guest/bench")
+    say("building the packages")
+    packages = share / "packages"
+    linux_packages.build("deb", packages)
+    linux_packages.build("deb", packages, version="9.0.0")
     checkout = share / "checkout"
     checkout.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "Makefile"):

@@ -1,20 +1,13 @@
-"""Makes Debian trees, runs commands in them, and keeps what is built in the cache.
-
-What is built has a name that contains a hash of its recipe, so it is built again only when the
-recipe changes.
-"""
+"""Makes Debian trees, and runs commands in them."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.fetch import CACHE, debian_mirror, debian_packages, run, say
@@ -25,14 +18,14 @@ PYTHON = "3.13"  # trixie's
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy")
 
 
-def bootstrap(tree: Path, *options: str) -> None:
+def bootstrap(tree: Path, *options: str, suite: str = SUITE) -> None:
     """Fill an empty folder with a minimal Debian system. Raises SystemExit if that fails."""
     mirror = debian_mirror()
     tools = debian_packages(["debootstrap"], CACHE / "debootstrap")
     program = tools / "usr/sbin/debootstrap"
     for attempt in (1, 2, 3):
         done = subprocess.run(
-            [program, "--variant=minbase", *options, SUITE, tree, mirror],
+            [program, "--variant=minbase", *options, suite, tree, mirror],
             env={**environment(), "DEBOOTSTRAP_DIR": str(tools / "usr/share/debootstrap")},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -50,10 +43,14 @@ def bootstrap(tree: Path, *options: str) -> None:
 def chroot(
     tree: Path, command: str, tries: int = 1, mounts: Mapping[str, Path] | None = None
 ) -> None:
-    """Run a shell command chrooted into the tree, with /proc, /sys and /dev mounted.
+    """Run a shell command chrooted into the tree. Raises SystemExit if it fails."""
+    run(chrooted(tree, command, mounts), tries, env=environment())
 
-    `mounts` are other folders, by the path that they get in the tree. Raises SystemExit if the
-    command fails.
+
+def chrooted(tree: Path, command: str, mounts: Mapping[str, Path] | None = None) -> list[str]:
+    """Return the command that runs a shell command in the tree, with /proc, /sys and /dev mounted.
+
+    `mounts` are other folders, by the path that they get in the tree.
     """
     # The tree is mounted on itself because buildah wants its root to be a mount.
     script = [f"mount --bind {tree} {tree}", f"mount -t proc proc {tree}/proc"]
@@ -61,8 +58,7 @@ def chroot(
     for path, folder in (mounts or {}).items():
         script += [f"mkdir -p {tree}{path}", f"mount --bind {folder} {tree}{path}"]
     script.append(f"exec chroot {tree} sh -ec {shlex.quote(command)}")
-    command_line = ["unshare", "--mount", "--propagation=private", "sh", "-ec", "\n".join(script)]
-    run(command_line, tries, env=environment())
+    return ["unshare", "--mount", "--propagation=private", "sh", "-ec", "\n".join(script)]
 
 
 def disk_image(folder: Path, image: Path, size: str) -> None:
@@ -85,22 +81,3 @@ def environment() -> dict[str, str]:
         "DEBIAN_FRONTEND": "noninteractive",
         **{name: os.environ[name] for name in proxies if name in os.environ},
     }
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, and rename it to `folder` once its content is complete."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=CACHE, prefix=f"{folder.name}."))
-    new.chmod(0o755)
-    try:
-        yield new
-        new.rename(folder)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-
-
-def key(*recipe: str) -> str:
-    """Return a short hash of a recipe, for the name of what is built from it."""
-    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:12]

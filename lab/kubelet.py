@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.debian import environment, key
-from tools.fetch import CACHE, debian_packages, debian_source, run, say
+from lab.debian import environment
+from tools.fetch import CACHE, debian_packages, debian_source, key, run, say
 
 PROJECT = Path(__file__).parent.parent
 # A kubelet that somebody has built before, with its checksum in kubelet.sha256.

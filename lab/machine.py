@@ -7,13 +7,23 @@ import shutil
 import sys
 from pathlib import Path
 
-from lab.debian import PYTHON, SUITE, bootstrap, chroot, disk_image, key, new_folder
-from tools.fetch import CACHE, run, say
+from lab.debian import PYTHON, SUITE, bootstrap, chroot, disk_image
+from tools.fetch import CACHE, key, new_folder, run, say
 
 PACKAGES = [
     *("linux-image-amd64", "linux-headers-amd64", "gcc", "make", "kmod", "qemu-system-x86"),
-    *("systemd", "systemd-sysv", "dbus", "udev", "cron", "util-linux", "procps", "e2fsprogs"),
-    *("python3", "python3-venv", "iproute2", "pciutils", "curl"),
+    *(
+        "acl",
+        "systemd",
+        "systemd-sysv",
+        "dbus",
+        "udev",
+        "cron",
+        "util-linux",
+        "procps",
+        "e2fsprogs",
+    ),
+    *("acl", "python3", "python3-grpcio", "python3-venv", "iproute2", "pciutils", "curl"),
     *("prometheus", "prometheus-node-exporter"),
     *("containerd", "runc", "busybox-static", "buildah", "netavark"),
 ]
@@ -41,26 +51,26 @@ def build(requirements: list[str]) -> Path:
     """
     if os.geteuid():
         raise SystemExit("make lab must run as root: it builds a root file system")
-    tree = _tree()
+    root = tree()
     source = Path(__file__).parent / "vfsim"
     code = "".join([(source / name).read_text() for name in ("vfsim.c", "Kbuild")])
-    machine = CACHE / f"lab-machine-{key(tree.name, UNIT, code, *requirements)}"
+    machine = CACHE / f"lab-machine-{key(root.name, UNIT, code, *requirements)}"
     if not machine.is_dir():
         _remove_all_but_newest("lab-machine-*")
         with new_folder(machine) as new:
-            (new / "tree").symlink_to(tree)
-            _build_module(tree, source, new)
-            _build_disk(tree, requirements, new)
+            (new / "tree").symlink_to(root)
+            _build_module(root, source, new)
+            _build_disk(root, requirements, new)
     return machine
 
 
-def _tree() -> Path:
+def tree() -> Path:
     """Return a directory tree with a Debian root file system that has PACKAGES installed."""
-    tree = CACHE / f"lab-tree-{key(SUITE, *PACKAGES)}"
-    if tree.is_dir():
-        return tree
+    root = CACHE / f"lab-tree-{key(SUITE, *PACKAGES)}"
+    if root.is_dir():
+        return root
     _remove_all_but_newest("lab-tree-*")
-    with new_folder(tree) as new:
+    with new_folder(root) as new:
         say(f"building a Debian {SUITE} root file system (about a minute)")
         bootstrap(new)
         say("adding the kernel, QEMU, containerd, Prometheus and a compiler (about a minute)")
@@ -69,7 +79,7 @@ def _tree() -> Path:
         install = "apt-get -qy --no-install-recommends install"
         chroot(new, f"{install} {' '.join(PACKAGES)}", tries=3)
         chroot(new, "apt-get clean")
-    return tree
+    return root
 
 
 def _build_module(tree: Path, source: Path, machine: Path) -> None:
@@ -88,9 +98,7 @@ def _build_disk(tree: Path, requirements: list[str], machine: Path) -> None:
     wheels = tree / "opt/wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     shutil.rmtree(tree / "opt/venv", ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "download", "-q", "-d", str(wheels)]
-    command += ["--only-binary=:all:", "--python-version", PYTHON]
-    run([*command, *requirements], tries=3)
+    download(requirements, wheels)
     chroot(tree, "python3 -m venv /opt/venv")
     names = " ".join([f"'{name}'" for name in requirements])
     chroot(tree, f"/opt/venv/bin/pip install -q --no-index -f /opt/wheels {names}")
@@ -103,6 +111,13 @@ def _build_disk(tree: Path, requirements: list[str], machine: Path) -> None:
         (wanted / "lab.service").symlink_to("../lab.service")
     say("writing the disk image")
     disk_image(tree, machine / "root.img", "6G")
+
+
+def download(requirements: list[str], folder: Path) -> None:
+    """Download wheels for the tree's Python, with what they depend on. Raises SystemExit."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "-d", str(folder)]
+    command += ["--only-binary=:all:", "--python-version", PYTHON]
+    run([*command, *requirements], tries=3)
 
 
 def _remove_all_but_newest(names: str) -> None:

@@ -1,3 +1,3 @@
 """Prometheus metrics for SR-IOV virtual functions, and for the pods and CPUs that use them."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

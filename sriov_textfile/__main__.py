@@ -3,6 +3,12 @@
 import os
 import sys
 
+# Any Python 3 can read this file.
+_TOO_OLD = (
+    "sriov-textfile: {} is Python {}.{}; run this with Python 3.10 or newer, such as python3.12"
+    " (on RHEL 9: dnf install python3.12)"
+)
+
 
 def main() -> None:
     """Run the program and end the process with its exit code; 130 if the user interrupts it.
@@ -10,6 +16,8 @@ def main() -> None:
     The process ends at once: Python's own exit would wait for threads, and a thread may hang in
     a system call for good. Nothing is lost, because the program writes with os.write.
     """
+    if sys.version_info < (3, 10):  # noqa: UP036
+        sys.exit(_TOO_OLD.format(sys.executable, *sys.version_info))
     code: object = 130
     try:
         # Imported here, so that an interrupt during the import shows no traceback either.

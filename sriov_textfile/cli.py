@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from sriov_textfile.problems import Problem
     from sriov_textfile.simulate.host import SimulatedHost
 
-_COMMANDS = {
+COMMANDS = {
     "collect": "collect once and print the metrics, or write them to --textfile.path=FILE.prom;"
     " with --interval=15s, repeat until SIGTERM (the default command)",
     "serve": "serve GET /metrics over HTTP on --web.listen-address, until SIGTERM",
-    "doctor": "show every PF and VF, and explain why a metric is missing; run it with the flags of"
-    " your service",
+    "doctor": "show every PF and VF, and explain why a metric is missing; without flags, with those"
+    " of the service on this host",
     "demo": "run any command on a simulated host: demo [COMMAND]",
     "help": "print this help, or the help of a command: help COMMAND",
     "version": "print the version",
 }
-_PURPOSE = "Metrics for SR-IOV virtual functions, and for the pods and CPUs that use them."
+PURPOSE = "Metrics for SR-IOV virtual functions, and for the pods and CPUs that use them."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,9 +60,9 @@ def run(arguments: Sequence[str], host: SimulatedHost | None = None) -> int:
     values.check(*(["demo"] if demo else []), command)
     if demo and host is None:
         return _demo(arguments, command, values)
-    config = flags.config(values, host.rtnetlink if host else "")
     if command == "doctor":
-        return _doctor(config, values[flags.JSON], host)
+        return _doctor(values, host)
+    config = flags.config(values, host.rtnetlink if host else "")
     log = Log(config.log_level, config.log_format)
     if command == "serve":
         return _serve(config, log)
@@ -82,8 +82,8 @@ def _command(words: Sequence[str]) -> str:
         extra = f" {more[0]}" if more else ""
         raise flags.FlagError(f"cannot run {command}{extra} here; see sriov-textfile --help")
     if command not in ("collect", "serve", "doctor"):
-        near = flags.similar(command, _COMMANDS)
-        hint = f"did you mean {near}?" if near else f"commands: {', '.join(_COMMANDS)}"
+        near = flags.similar(command, COMMANDS)
+        hint = f"did you mean {near}?" if near else f"commands: {', '.join(COMMANDS)}"
         raise flags.FlagError(f"unknown command {command}; {hint}")
     if more:
         raise flags.FlagError(f"unexpected argument {more[0]} after {command}; see --help")
@@ -94,13 +94,13 @@ def _help(words: Sequence[str], demo: bool) -> str:
     """Return the help of a command, or of the program; raises FlagError."""
     names = [*["demo"] * demo, *words]
     if not names:
-        commands = "".join([_wrapped(f"  {name:<9} ", text) for name, text in _COMMANDS.items()])
+        commands = "".join([_wrapped(f"  {name:<9} ", text) for name, text in COMMANDS.items()])
         usage = "[COMMAND] [FLAGS]"
         return (
-            f"usage: sriov-textfile {usage}\n\n{_PURPOSE}\n\n"
+            f"usage: sriov-textfile {usage}\n\n{PURPOSE}\n\n"
             f"commands:\n{commands}\nflags:\n{flags.usage()}"
         )
-    usage, purpose = " ".join(names), "; ".join([_COMMANDS.get(name, "") for name in names])
+    usage, purpose = " ".join(names), "; ".join([COMMANDS.get(name, "") for name in names])
     if names == ["demo"]:
         usage, names = "demo [COMMAND]", ["demo", "collect"]
     else:
@@ -202,9 +202,18 @@ def _missing(mode: str) -> int:
     return 0
 
 
-def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
-    from sriov_textfile.doctor import examine, findings, show
+def _doctor(values: flags.Values, host: SimulatedHost | None) -> int:
+    from sriov_textfile.doctor import examine, findings, service, show
 
+    json = values[flags.JSON]
+    services = service.find() if values.has_only(flags.JSON) else []
+    if services:
+        try:
+            values = flags.parse(services[0].arguments)[1]
+        except flags.FlagError as error:
+            write_line(f"sriov-textfile: the flags of {services[0].name} are wrong: {error}")
+            return 1
+    config = flags.config(values, host.rtnetlink if host else "")
     try:
         report = examine.examine(config, host.nic if host else None)
     except examine.ExamineError as error:
@@ -212,6 +221,7 @@ def _doctor(config: Config, json: bool, host: SimulatedHost | None) -> int:
         return 1
     if config.web_config_file:
         report.failed += _web_config_problems(config.web_config_file)
+    report.flags_of = [service.name for service in services]
     report.findings = findings.findings(report)
     if host:
         report.host, report.kernel = host.name, host.kernel

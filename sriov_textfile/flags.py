@@ -36,10 +36,11 @@ class FlagError(ValueError):
 class Flag(Generic[Value_co]):
     """One flag: `parse` turns its text into a value, or raises ValueError with a hint.
 
-    `commands` are the commands that accept the flag; empty means all commands.
+    `commands` are the commands that accept the flag; empty means all commands. `values` are those
+    that a shell can complete.
     """
 
-    __slots__ = ("commands", "default", "help", "name", "parse")
+    __slots__ = ("commands", "default", "help", "name", "parse", "values")
 
     def __init__(
         self,
@@ -48,12 +49,14 @@ class Flag(Generic[Value_co]):
         default: str,
         help: str,
         *commands: str,
+        values: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.parse = parse
         self.default = default
         self.help = help
         self.commands = commands
+        self.values = ("true", "false") if parse is boolean else values
 
 
 class Values:
@@ -68,6 +71,10 @@ class Values:
             value: Value_co = self._given[flag.name]  # type: ignore[assignment]
             return value
         return flag.parse(flag.default)
+
+    def has_only(self, *flags: Flag[object]) -> bool:
+        """Return whether no other flags were given on the command line."""
+        return self._given.keys() <= {flag.name for flag in flags}
 
     def check(self, *commands: str) -> None:
         """Raise FlagError if a flag was given that none of the commands accepts."""
@@ -204,6 +211,7 @@ PRIORITY = Flag(
     readers,
     ",".join([reader.name for reader in READERS]),
     "readers of VF counters, in the order to try them",
+    values=[reader.name for reader in READERS],
 )
 PF_INCLUDE = Flag(
     "collector.pf-include",
@@ -239,9 +247,19 @@ SYSBUSPCI = Flag("path.sysbuspci", str, "/sys/bus/pci/devices", "directory of th
 SYSCLASSNET = Flag("path.sysclassnet", str, "/sys/class/net/", "directory of the network devices")
 TIMEOUT = Flag("timeout", duration, "10s", "time limit for one whole collection")
 LOG_LEVEL = Flag(
-    "log.level", one_of(*log.LEVELS), "info", "lowest level to log: debug, info, warn, error"
+    "log.level",
+    one_of(*log.LEVELS),
+    "info",
+    "lowest level to log: debug, info, warn, error",
+    values=log.LEVELS,
 )
-LOG_FORMAT = Flag("log.format", one_of(*log.FORMATS), "logfmt", "log format: logfmt, json")
+LOG_FORMAT = Flag(
+    "log.format",
+    one_of(*log.FORMATS),
+    "logfmt",
+    "log format: logfmt, json",
+    values=log.FORMATS,
+)
 TEXTFILE_PATH = Flag(
     "textfile.path",
     prom_path,
@@ -430,14 +448,19 @@ def _described(flag: Flag[object]) -> str:
 
 def usage(*commands: str) -> str:
     """Return the flags of the given commands as --help prints them, their own flags first."""
-    accepted = [flag for flag in FLAGS if not commands or _accepts(commands, flag)]
-    accepted.sort(key=lambda flag: _rank(flag, commands))
     lines = []
-    for flag in accepted:
+    for flag in accepted(*commands):
         default = f" (default {flag.default})" if flag.default not in ("", "false") else ""
         help = flag.help if commands else _described(flag)
         lines.append(f"  --{flag.name}\n        {help}{default}\n")
     return "".join(lines)
+
+
+def accepted(*commands: str) -> list[Flag[object]]:
+    """Return the flags of the given commands, their own flags first; without commands, all."""
+    found = [flag for flag in FLAGS if not commands or _accepts(commands, flag)]
+    found.sort(key=lambda flag: _rank(flag, commands))
+    return found
 
 
 def _rank(flag: Flag[object], commands: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from sriov_textfile.collectors import COLLECTORS
 from sriov_textfile.deadline import Task
 from sriov_textfile.metrics import Family, labels
 from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, shortage, unexpected
-from sriov_textfile.snapshot import Snapshot
+from sriov_textfile.snapshot import Memory, Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sriov_textfile.collectors import Collector
     from sriov_textfile.config import Config
+    from sriov_textfile.held_back import Past
     from sriov_textfile.log import Log
 
 
@@ -35,7 +36,7 @@ class Gatherer:
         self._log = log
         self._task: Task | None = None
         self._snapshot: Snapshot | None = None  # of that task
-        self._hanging: dict[str, Task] = {}  # requests that rtnetlink has not answered, by netdev
+        self._memory = memory(config)
 
     def gather(self, seconds: float | None = None) -> list[Family]:
         """Return the families of all collectors and of the run itself.
@@ -70,7 +71,7 @@ class Gatherer:
         return len(pfs), sum(pfs.values())
 
     def _new_snapshot(self, seconds: float) -> Snapshot:
-        return Snapshot(self._config, self._log, time.monotonic() + seconds, self._hanging)
+        return Snapshot(self._config, self._log, time.monotonic() + seconds, self._memory)
 
     def _run(self, snapshot: Snapshot, read: Callable[[], object], seconds: float) -> None:
         """Call `read`, which uses the snapshot, in a task of its own. Raises GatherError."""
@@ -99,6 +100,17 @@ class Gatherer:
                 f" still reading {snapshot.reading}"
             )
             raise GatherError(Problem("hangs", "", reason, "see dmesg, or set a longer --timeout"))
+
+
+def memory(config: Config) -> Memory:
+    """Return an empty memory that recalls, if need be, what the file of the metrics has."""
+
+    def recall() -> Past:
+        from sriov_textfile.recall import recall
+
+        return recall(config.textfile_path)
+
+    return Memory(recall) if config.textfile_path else Memory()
 
 
 class CollectorRun:

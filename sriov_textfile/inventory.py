@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sriov_textfile import packages
 from sriov_textfile.config import Config
-from sriov_textfile.host import files, nic, pci, readers
+from sriov_textfile.host import files, nic, pci, rdma, readers
 from sriov_textfile.host.rtnetlink import Link
 from sriov_textfile.problems import Problem, ProblemError
 from sriov_textfile.snapshot import Snapshot, VfCounters
@@ -37,6 +37,8 @@ class Vf:
     spoofchk: bool | None = None
     link_state: str | None = None  # auto, enable or disable, as the PF sets it
     counters: dict[str, int] = field(default_factory=dict)
+    held_back_since: int | None = None  # seconds since 1970, if its counters are held back
+    rdma_devices: list[str] = field(default_factory=list)  # visible here, if vfrdma is on
     pods: list[str] = field(default_factory=list)  # namespace/name
 
 
@@ -69,9 +71,11 @@ class Pf:
     num_vfs: int | None
     netdev_in_sysfs: bool  # whether --path.sysclassnet has its netdev
     vf_list_wrapped: bool  # whether the VF list is too long for other tools
+    vf_list_dumped: bool  # whether the kernel returns it only in a dump of all links
     link_problem: Problem | None  # why the configuration of its VFs is unknown
     readers: list[ReaderUse]
     vfs: list[Vf]
+    rdma_devices: list[str]  # visible in this network namespace, if vfrdma is on
 
 
 @dataclass
@@ -116,6 +120,7 @@ class Inventory:
     nics: str  # why driver versions, firmware and links are unknown; "" if they are known
     kubelet: Kubelet
     cpus: Cpus
+    rdma_shared: bool | None  # whether all network namespaces see all RDMA devices
 
 
 def take(snapshot: Snapshot, describe_nic: DescribeNic) -> Inventory:
@@ -129,7 +134,7 @@ def take(snapshot: Snapshot, describe_nic: DescribeNic) -> Inventory:
         nics = _add_nics(snapshot, pfs, describe_nic)
     except ProblemError as error:
         problem = error.problem
-    return Inventory(pfs, snapshot.left_out, problem, nics, kubelet, cpus)
+    return Inventory(pfs, snapshot.left_out, problem, nics, kubelet, cpus, _rdma_shared(snapshot))
 
 
 def _add_nics(snapshot: Snapshot, pfs: list[Pf], describe_nic: DescribeNic) -> str:
@@ -174,12 +179,14 @@ def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
         num_vfs=pf.num_vfs,
         netdev_in_sysfs=bool(pf.netdev) and os.path.isdir(f"{config.sysclassnet}/{pf.netdev}"),
         vf_list_wrapped=link.wrapped,
+        vf_list_dumped=link.dumped,
         link_problem=link_problem,
         readers=[_reader_use(reader, config, pf, counters) for reader in readers.READERS],
         vfs=[
             _vf(snapshot, number, address, link, counters, pods)
             for number, address in pf.vfs.items()
         ],
+        rdma_devices=_rdma_devices(snapshot, pf.address),
     )
 
 
@@ -233,6 +240,8 @@ def _vf(
         netdev=netdev,
         netdev_packets=_packets(folder) if netdev else None,
         counters=counters.by_vf.get(number, {}),
+        held_back_since=counters.held_back.get(number),
+        rdma_devices=_rdma_devices(snapshot, address),
         pods=pods.get(address, []),
     )
     if described := link.vfs.get(number):
@@ -241,6 +250,23 @@ def _vf(
         if described.vlan:
             vf.vlan, vf.qos, vf.vlan_proto = described.vlan, described.qos, described.vlan_proto
     return vf
+
+
+def _rdma_devices(snapshot: Snapshot, address: str) -> list[str]:
+    """Return the RDMA devices of a PF or VF, if vfrdma is on."""
+    if "vfrdma" not in snapshot.config.collectors:
+        return []
+    try:
+        return rdma.devices(f"{snapshot.config.sysbuspci}/{address}")
+    except OSError:  # vfrdma reports it.
+        return []
+
+
+def _rdma_shared(snapshot: Snapshot) -> bool | None:
+    try:
+        return snapshot.shares_rdma
+    except ProblemError:  # Only the explanation of a missing device lacks it.
+        return None
 
 
 def _packets(netdev: str) -> int | None:

@@ -7,8 +7,8 @@ import sys
 
 from sriov_textfile.problems import Problem, ProblemError
 
-# What each mode or collector imports: module, package, oldest version. pyproject.toml has the
-# same packages and versions; a test compares them.
+# What each mode or collector imports: module, package, oldest version. The extras of pyproject.toml
+# have the same packages and versions; a test compares them.
 _NEEDED = {
     "--interval": (("schedule", "schedule", "1.2"),),
     "serve": (
@@ -21,9 +21,11 @@ _NEEDED = {
         ("msgspec", "msgspec", "0.19"),
         ("yaml", "pyyaml", "6"),
     ),
-    "kubepoddevice": (("grpc", "grpcio", "1.60"), ("google.protobuf", "protobuf", "6.31.1")),
+    "kubepoddevice": (("grpc", "grpcio", "1.30"), ("google.protobuf", "protobuf", "3.12")),
     "doctor": (("pyroute2", "pyroute2", "0.8"),),
 }
+# Those that are new enough in every Debian and Ubuntu with a Python that runs the program.
+_DEBIAN = {"grpcio": "python3-grpcio", "protobuf": "python3-protobuf"}
 
 
 class MissingPackageError(ProblemError):
@@ -42,9 +44,9 @@ def problem(mode: str, error: Exception) -> Problem:
 
 
 def _problem(mode: str, wrong: list[str]) -> Problem:
-    packages = [f"'{package}>={oldest}'" for _, package, oldest in _NEEDED[mode]]
     reason = f"{mode} needs Python packages: {', '.join(wrong)}"
-    return Problem("missing-package", mode, reason, _how_to_install(" ".join(packages)))
+    needed = {package: oldest for _, package, oldest in _NEEDED[mode]}
+    return Problem("missing-package", mode, reason, _how_to_install(needed))
 
 
 def _wrong(mode: str) -> list[str]:
@@ -79,20 +81,25 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _how_to_install(packages: str) -> str:
-    """Return how to install packages for this Python.
+def _how_to_install(needed: dict[str, str]) -> str:
+    """Return how to install packages, of at least these versions, for this Python.
 
-    A distribution's own Python refuses pip (PEP 668), so it needs a virtual environment.
+    A distribution's own Python refuses pip (PEP 668): it needs the distribution's packages or a
+    virtual environment.
     """
     import sysconfig
 
+    packages = " ".join([f"'{package}>={oldest}'" for package, oldest in needed.items()])
+    if os.path.exists(os.path.join(sys.prefix, "pipx_metadata.json")):
+        return f"run pipx inject {os.path.basename(sys.prefix)} {packages}"
     if sys.prefix != sys.base_prefix:
         return f"run {sys.prefix}/bin/pip install {packages}"
-    marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
-    if os.path.exists(marker):
-        venv = "/opt/sriov-textfile"
-        return (
-            f"run {sys.executable} -m venv {venv} && {venv}/bin/pip install {packages},"
-            f" and start this program with {venv}/bin/python"
-        )
-    return f"run {sys.executable} -m pip install {packages}"
+    if not os.path.exists(os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")):
+        return f"run {sys.executable} -m pip install {packages}"
+    if os.path.exists("/usr/bin/apt") and needed.keys() <= _DEBIAN.keys():
+        return f"run apt install {' '.join([_DEBIAN[package] for package in needed])}"
+    venv = "/opt/sriov-textfile"
+    return (
+        f"run {sys.executable} -m venv {venv} && {venv}/bin/pip install {packages},"
+        f" and start this program with {venv}/bin/python"
+    )

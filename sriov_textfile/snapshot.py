@@ -6,10 +6,12 @@ same ProblemError.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
 from sriov_textfile.deadline import Task
+from sriov_textfile.held_back import BELIEVED_AFTER, Past, judge
 from sriov_textfile.host import pci, readers, rtnetlink
 from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, cause, unexpected
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from sriov_textfile.config import Config
     from sriov_textfile.host.pci import Pf
+    from sriov_textfile.host.rdma import Port
     from sriov_textfile.host.rtnetlink import Link, Rtnetlink
     from sriov_textfile.kubelet.cgroups import Container, Tree
     from sriov_textfile.kubelet.cpu_manager import Checkpoint
@@ -39,13 +42,32 @@ _MAX_SKIPPED = 1000  # a kubelet or driver that repeats itself must not fill the
 class VfCounters:
     """A PF's VF counters, and which readers were tried, had counters or failed."""
 
-    __slots__ = ("asked", "by_vf", "failures", "served")
+    __slots__ = ("asked", "by_vf", "failures", "held_back", "served")
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.by_vf: dict[int, dict[str, int]] = {}  # counters by name, for each VF's number
+        # Since when VFs that had counted are held back, in seconds since 1970; by_vf lacks them.
+        self.held_back: dict[int, int] = {}
         self.served: dict[str, int] = {}  # by reader: the number of VFs that it had counters for
         self.failures: dict[str, Problem] = {}  # by reader
+
+
+class Memory:
+    """What a process keeps from one collection to the next."""
+
+    __slots__ = ("hanging", "past", "recall", "too_large", "vfs")
+
+    def __init__(self, recall: Callable[[], Past] = lambda: Past(0)) -> None:
+        """`recall` returns what an earlier process has found, for the first collection of this."""
+        self.recall = recall
+        self.past: Past | None = None
+        # Requests that rtnetlink has not answered, by what they are about: they are not repeated.
+        self.hanging: dict[str, Task] = {}
+        # Netdevs that the kernel cannot describe in one message: whether a dump may have them. This
+        # is so while the PFs have these numbers of VFs.
+        self.too_large: dict[str, bool] = {}
+        self.vfs: list[tuple[str, int]] = []
 
 
 class Snapshot:
@@ -57,12 +79,11 @@ class Snapshot:
     """
 
     def __init__(
-        self, config: Config, log: Log, deadline: float, hanging: dict[str, Task] | None = None
+        self, config: Config, log: Log, deadline: float, memory: Memory | None = None
     ) -> None:
         """`deadline` is when to stop waiting, on the clock of time.monotonic().
 
-        `hanging` keeps the requests that a kernel has not answered, by netdev, from one
-        collection to the next: a request that hangs is not repeated.
+        `memory` is what the process keeps from one collection to the next.
         """
         self.config = config
         self.log = log
@@ -73,7 +94,7 @@ class Snapshot:
         self.reading = ""
         self.left_out = 0  # PFs that the flags pf-include and pf-exclude leave out
         self._rtnetlink: Rtnetlink | None = None
-        self._hanging = {} if hanging is None else hanging
+        self._memory = memory or Memory()
         self._counters: dict[Pf, VfCounters] = {}
         self._values: dict[object, object] = {}
         self._unreadable: dict[object, Problem] = {}
@@ -133,42 +154,125 @@ class Snapshot:
             return Problem("rtnetlink", netdev, f"cannot decode the reply about {netdev}: {error}")
 
         return self._once(
-            ("link", netdev), f"{netdev} via rtnetlink", lambda: self._ask(netdev), problem
+            ("link", netdev), f"{netdev} via rtnetlink", lambda: self._read_link(netdev), problem
         )
 
-    def _ask(self, netdev: str) -> Link:
+    def _read_link(self, netdev: str) -> Link:
+        """Ask for the netdev, or for all links if the kernel cannot describe it in one message.
+
+        What the kernel cannot do, it is not asked for again while the PFs have as many VFs.
+        """
+        memory = self._memory
+        if memory.too_large and memory.vfs != self._numbers_of_vfs():
+            memory.too_large.clear()
+        if netdev not in memory.too_large:
+            try:
+                return self._ask(netdev, lambda connection: connection.link(netdev))
+            except rtnetlink.MessageSizeError:
+                memory.too_large[netdev] = True
+                memory.vfs = self._numbers_of_vfs()
+        if memory.too_large[netdev]:
+            links, error = self._dump
+            if netdev in links:
+                link = rtnetlink.decode_link(links[netdev])
+                link.dumped = True
+                return link
+            if error != errno.EMSGSIZE:
+                reason = f": {os.strerror(error)}" if error else ""
+                raise rtnetlink.NetlinkError(f"a dump of all links lacks {netdev}{reason}")
+            memory.too_large[netdev] = False
+        reason = f"the kernel cannot describe {netdev} with its VFs, even in a dump (EMSGSIZE)"
+        raise ProblemError(Problem("emsgsize", netdev, reason, rtnetlink.EMSGSIZE_HINT))
+
+    def _numbers_of_vfs(self) -> list[tuple[str, int]]:
+        return [(pf.netdev, len(pf.vfs)) for pf in self.pfs]
+
+    @property
+    def _dump(self) -> tuple[dict[str, bytes], int]:
+        """The PFs' links from a dump of all links, and its error; raises ProblemError."""
+        about = "all links"
+
+        def dump() -> tuple[dict[str, bytes], int]:
+            netdevs = {pf.netdev for pf in self.pfs}
+            return self._ask(about, lambda connection: connection.dump(netdevs))
+
+        return self._once(
+            "dump",
+            f"{about} via rtnetlink",
+            dump,
+            lambda error: Problem("rtnetlink", about, str(error), "see dmesg"),
+        )
+
+    def _ask(self, about: str, request: Callable[[Rtnetlink], Value]) -> Value:
         """Ask in a thread, because sending a request waits for the driver and the RTNL lock."""
-        unanswered = f"the kernel does not answer about {netdev}"
-        earlier = self._hanging.pop(netdev, None)
+        unanswered = f"the kernel does not answer about {about}"
+        hanging = self._memory.hanging
+        earlier = hanging.pop(about, None)
         if earlier and not earlier.done:
-            self._hanging[netdev] = earlier
+            hanging[about] = earlier
             raise rtnetlink.NetlinkError(unanswered)
         if self._rtnetlink is None:
             self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline)
         connection = self._rtnetlink
-        links: list[Link] = []
-        task = Task(lambda: links.append(connection.link(netdev)), late=connection.close)
+        answers: list[Value] = []
+        task = Task(lambda: answers.append(request(connection)), late=connection.close)
         if not task.wait(self._share(_LINK_SHARE)):
-            self._hanging[netdev] = task
-            self._rtnetlink = None  # The next PF gets a connection of its own.
+            hanging[about] = task
+            self._rtnetlink = None  # The next request gets a connection of its own.
             raise rtnetlink.NetlinkError(unanswered)
-        return links[0]
+        return answers[0]
 
     def _share(self, share: float) -> float:
         """Return a share of the time that is left, in seconds."""
         return max((self.deadline - time.monotonic()) * share, _MIN_SECONDS)
 
     def vf_counters(self, pf: Pf) -> VfCounters:
-        """Return the counters of the PF's VFs.
+        """Return the counters of the PF's VFs; those of all PFs are read.
 
         The readers are tried in the order of --collector.vfstatspriority, each for the VFs that
         the readers before it had no counters for. A failure is recorded, and the next reader tried.
+        The counters of a VF are held back if all of them are 0 and may be false.
         """
-        if pf not in self._counters:
-            self._counters[pf] = self._read_counters(pf)
+        if not self._counters:
+            found = {each: self._read_counters(each) for each in self.pfs}
+            self._hold_back(found)
+            self._counters = found
         return self._counters[pf]
 
+    def _hold_back(self, found: dict[Pf, VfCounters]) -> None:
+        """Remove the counters that are held back, and record them as left out."""
+        memory = self._memory
+
+        def recall() -> Past:
+            self.reading = self.config.textfile_path
+            return memory.past or memory.recall()
+
+        ports = [(pf.vfs, each.by_vf, bool(each.failures)) for pf, each in found.items()]
+        memory.past = judge(ports, recall, self._created)
+        if not memory.past.held_back:
+            return
+        for pf, counters in found.items():
+            left_out = 0
+            for vf, address in pf.vfs.items():
+                if address in memory.past.held_back:
+                    counters.held_back[vf] = memory.past.held_back[address]
+                    zeros = counters.by_vf.pop(vf, None)
+                    left_out += bool(zeros or not counters.failures)
+            if left_out:
+                self.skip(_held_back(pf, left_out), left_out)
+
+    def _created(self, address: str) -> float:
+        """Return when a VF was created, in seconds since 1970, or 0 if that is unknown."""
+        from sriov_textfile.host import age
+
+        try:
+            seconds = age.seconds(f"{self.config.sysbuspci}/{address}")
+        except OSError:
+            return 0
+        return 0 if seconds is None else time.time() - seconds
+
     def _read_counters(self, pf: Pf) -> VfCounters:
+        """Return the counters of the PF's VFs as the readers have them."""
         counters = VfCounters()
         if not pf.netdev:
             return counters
@@ -205,6 +309,37 @@ class Snapshot:
                 "unreadable",
                 address,
                 f"cannot read driver and netdev of VF {cause(error, address)}",
+            ),
+        )
+
+    def rdma_ports(self, address: str) -> list[Port]:
+        """Return the ports of a VF's RDMA devices with their counters; raises ProblemError."""
+        from sriov_textfile.host import rdma
+
+        device = f"{self.config.sysbuspci}/{address}"
+        return self._once(
+            ("rdma", address),
+            f"RDMA counters of VF {address}",
+            lambda: rdma.ports(device, self.skip),
+            lambda error: Problem(
+                "unreadable",
+                address,
+                f"cannot read the RDMA counters of VF {cause(error, address)}",
+            ),
+        )
+
+    @property
+    def shares_rdma(self) -> bool | None:
+        """Whether RDMA devices are visible in all network namespaces; raises ProblemError."""
+        from sriov_textfile.host import rdma
+
+        sysfs = os.path.dirname(os.path.dirname(os.path.dirname(self.config.sysbuspci.rstrip("/"))))
+        return self._once(
+            "shares_rdma",
+            sysfs,
+            lambda: rdma.shares_devices(sysfs),
+            lambda error: Problem(
+                "unreadable", sysfs, f"cannot read the RDMA mode: {cause(error)}"
             ),
         )
 
@@ -379,6 +514,14 @@ class Snapshot:
                 raise ProblemError(self._unreadable[key]) from None
         value: Value = self._values[key]  # type: ignore[assignment]
         return value
+
+
+def _held_back(pf: Pf, count: int) -> Problem:
+    what = f"{count} VF{'' if count == 1 else 's'} of {pf.netdev or pf.address}"
+    reason = f"all counters of {what} fell to 0 or are missing, as they are while a NIC resets"
+    minutes = BELIEVED_AFTER // 60
+    hint = f"see dmesg; they are left out until they grow, for at most {minutes} minutes"
+    return Problem("held-back", pf.netdev or pf.address, reason, hint)
 
 
 def _missing(flag: str, reason: str, error: Exception) -> Problem:

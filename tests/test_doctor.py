@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from sriov_textfile.collectors import pfinfo
-from sriov_textfile.doctor import examine, node_exporter
+from sriov_textfile.doctor import drivers, examine, node_exporter
 from sriov_textfile.doctor import findings as conclusions
 from sriov_textfile.doctor.report import NodeExporter, Report, Textfile
 from sriov_textfile.host import nic, rtnetlink
@@ -31,6 +32,7 @@ from sriov_textfile.simulate import demo
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
+from sriov_textfile.simulate.rtnetlink import encode_link
 from tests.conftest import WITHOUT_PRIVILEGE, Host, MakeHost
 
 PROJECT = Path(__file__).parent.parent
@@ -308,6 +310,34 @@ def test_zeros_are_a_finding_if_the_driver_has_no_vf_counters(make_host: MakeHos
     found = only_finding(make_host(pf))
     assert found["what"] == "all counters of the 2 VFs of ens1f0 are 0"
     assert found["meaning"].startswith("driver igb has no VF counters; ")
+
+
+@pytest.mark.parametrize("driver", ["mlx5_core", "ixgbe"])
+def test_zeros_of_a_driver_with_counters_are_those_of_idle_vfs_or_an_old_kernel(
+    make_host: MakeHost, driver: str
+) -> None:
+    pf = SimulatedPf(vfs=2, driver=driver, sysfs="none", counts=False, vf_driver="vfio-pci")
+    meaning = only_finding(make_host(pf))["meaning"]
+    assert meaning.startswith(
+        f"either all of them are idle, or driver {driver}, which has VF counters in current kernels"
+    )
+
+
+def test_a_driver_that_does_not_list_its_vfs_is_named(make_host: MakeHost) -> None:
+    host = make_host(SimulatedPf(vfs=2, driver="idpf", sysfs="none", vf_driver=""))
+    host.server.describe = lambda netdev, sequence: encode_link(
+        netdev, "0000:10:00.0", bytes(6), 0, [], sequence=sequence
+    )
+    found = only_finding(host)
+    assert found["code"] == "no-counters"
+    assert found["hint"].startswith("driver idpf does not describe its VFs to the kernel")
+
+
+def test_a_pf_in_infiniband_mode_has_a_row_of_its_own() -> None:
+    pf = types.SimpleNamespace(driver="mlx5_core", kind="InfiniBand")
+    assert drivers.row(pf) == drivers.IPOIB  # type: ignore[arg-type]
+    pf.kind = "Ethernet"
+    assert drivers.row(pf) == drivers.ROWS[0]  # type: ignore[arg-type]
 
 
 def test_zeros_of_unused_vfs_are_not_a_finding(make_host: MakeHost) -> None:
@@ -868,7 +898,7 @@ def textfile_codes(node_exporters: list[NodeExporter], sees_processes: bool) -> 
         node_exporters=node_exporters,
         sees_processes=sees_processes,
     )
-    inventory = Inventory([], 0, None, "", Kubelet(False, ""), Cpus(False))
+    inventory = Inventory([], 0, None, "", Kubelet(False, ""), Cpus(False), None)
     facts = Report("", "", "", "", "", 10.0, [], [], [], inventory, textfile)
     found = [finding.code for finding in conclusions.findings(facts)]
     return [code for code in found if code.startswith("textfile")]

@@ -30,6 +30,7 @@ from sriov_textfile.simulate.kubelet import response
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 from tests.conftest import WITHOUT_PRIVILEGE, Host, MakeHost, Run
+from tools import proto
 
 PROJECT = Path(__file__).parent.parent
 
@@ -551,9 +552,8 @@ def test_unknown_fields_of_another_implementation_are_ignored(
 def test_the_generated_messages_match_the_proto_file(tmp_path: Path) -> None:
     """If this fails, run `make proto`."""
     folder = "sriov_textfile/kubelet"
-    protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}"]
-    command = [*protoc, f"--pyi_out={tmp_path}", f"{folder}/podresources.proto"]
-    subprocess.run(command, check=True, cwd=PROJECT)
+    (tmp_path / folder).mkdir(parents=True)
+    proto.generate(tmp_path)
     for name in ("podresources_pb2.py", "podresources_pb2.pyi"):
         assert (tmp_path / folder / name).read_text() == (PROJECT / folder / name).read_text()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -211,3 +212,59 @@ def test_a_hung_kernel_fails_the_collection_and_the_loop_goes_on(
     wait_until(lambda: path.exists() and "sriov_vf_rx_bytes{" in path.read_text())
     assert program.stderr
     assert any('msg="resolved: ' in line for line in program.stderr)
+
+
+# --- a service of Type=notify -----------------------------------------------------------------
+
+
+@pytest.fixture(params=["/path", "@abstract"])
+def systemd(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    """Listen as systemd does, with a watchdog of 0.2 s."""
+    name = f"{tmp_path}/notify" if request.param == "/path" else f"@sriov-{os.getpid()}"
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(name.replace("@", "\0"))
+        listener.settimeout(20)
+        yield listener
+
+
+def test_systemd_is_notified_once_the_first_file_is_written(
+    start: Start, tmp_path: Path, systemd: socket.socket
+) -> None:
+    path = tmp_path / "sriov.prom"
+    start("--interval=1h", f"--textfile.path={path}")
+    assert systemd.recv(100) == b"READY=1"
+    assert rx_bytes_of_vf_1(path)
+
+
+def test_the_watchdog_is_notified_between_collections_until_the_loop_hangs(
+    start: Start, tmp_path: Path, systemd: socket.socket
+) -> None:
+    path = tmp_path / "sriov.prom"
+    program = start("--interval=1h", f"--textfile.path={path}")
+    assert [systemd.recv(100) for _ in range(5)] == [b"READY=1"] + [b"WATCHDOG=1"] * 4
+    program.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    systemd.setblocking(False)
+    while True:
+        try:
+            systemd.recv(100)
+        except BlockingIOError:
+            break
+    systemd.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        systemd.recv(100)
+
+
+def test_a_socket_that_systemd_does_not_read_delays_nothing(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/gone")
+    path = tmp_path / "sriov.prom"
+    start("--interval=10ms", f"--textfile.path={path}")
+    wait_until(path.exists)
+    first = path.stat().st_mtime_ns
+    wait_until(lambda: path.stat().st_mtime_ns > first)

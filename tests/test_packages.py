@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 import subprocess
 import sys
 import sysconfig
@@ -10,10 +10,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from sriov_textfile import packages
-
-PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+from tools import requirements
 
 
 def message(mode: str) -> str:
@@ -35,13 +35,36 @@ def test_the_test_environment_has_every_package(mode: str) -> None:
     packages.require(mode)
 
 
-def test_packages_and_versions_match_pyproject() -> None:
-    dependencies = PYPROJECT.read_text().split("\ndependencies = [")[1].split("\n]")[0]
-    declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)', dependencies))
+# The modes that an extra of pyproject.toml has the packages of; "" is what every installation has.
+EXTRAS = {
+    "": {"--interval"},
+    "kubernetes": {"kubepoddevice"},
+    "http": {"serve", "--web.config.file"},
+    "doctor": {"doctor"},
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_has_the_packages_of_its_modes(extra: str) -> None:
     needed = {
-        package: oldest for needs in packages._NEEDED.values() for _, package, oldest in needs
+        (package, oldest) for mode in EXTRAS[extra] for _, package, oldest in packages._NEEDED[mode]
     }
-    assert needed == declared
+    declared = {
+        (requirement.name, limit.version)
+        for requirement in map(Requirement, requirements.of(extra))
+        for limit in requirement.specifier
+        if limit.operator == ">="
+    }
+    assert declared == needed
+
+
+def test_every_mode_has_an_extra() -> None:
+    assert set().union(*EXTRAS.values()) == set(packages._NEEDED)
+
+
+def test_the_extra_all_has_the_packages_of_every_mode() -> None:
+    everything = {text for extra in EXTRAS if extra for text in requirements.of(extra)}
+    assert set(requirements.of("all")) >= everything
 
 
 def test_all_missing_packages_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,10 +93,11 @@ def test_versions_are_compared_numerically(
         assert f"werkzeug {version} is too old" in message("serve")
 
 
-def hint(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the hint for a missing package."""
-    monkeypatch.setitem(sys.modules, "schedule", None)
-    return message("--interval").partition("; ")[2]
+def hint(monkeypatch: pytest.MonkeyPatch, mode: str = "--interval") -> str:
+    """Return the hint for the packages of a mode."""
+    for module, _, _ in packages._NEEDED[mode]:
+        monkeypatch.setitem(sys.modules, module, None)
+    return message(mode).partition("; ")[2]
 
 
 def test_in_a_venv_the_hint_uses_its_pip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,12 +105,38 @@ def test_in_a_venv_the_hint_uses_its_pip(monkeypatch: pytest.MonkeyPatch) -> Non
     assert hint(monkeypatch) == "run /opt/venv/bin/pip install 'schedule>=1.2'"
 
 
-def test_with_an_externally_managed_python_the_hint_creates_a_venv(
+def test_in_a_venv_of_pipx_the_hint_uses_pipx(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    venv = tmp_path / "venvs/sriov-textfile"
+    venv.mkdir(parents=True)
+    (venv / "pipx_metadata.json").touch()
+    monkeypatch.setattr(sys, "prefix", str(venv))
+    assert hint(monkeypatch) == "run pipx inject sriov-textfile 'schedule>=1.2'"
+
+
+@pytest.fixture
+def distribution(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Make this Python that of a distribution, which refuses pip; it has apt."""
     (tmp_path / "EXTERNALLY-MANAGED").touch()
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/usr/bin/apt" or exists(path))
+
+
+@pytest.mark.usefixtures("distribution")
+def test_with_debians_python_the_hint_for_the_kubelet_uses_apt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    apt = "run apt install python3-grpcio python3-protobuf"
+    assert hint(monkeypatch, "kubepoddevice") == apt
+
+
+@pytest.mark.usefixtures("distribution")
+def test_with_a_distributions_python_the_hint_creates_a_venv(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert "-m venv /opt/sriov-textfile && /opt/sriov-textfile/bin/pip install" in hint(monkeypatch)
 
 

@@ -85,7 +85,7 @@ def test_the_names_of_other_collectors_are_reserved(make_host: MakeHost) -> None
     """If this fails: a new sriov_vf_ metric belongs in vfstats' list."""
     out = make_host(SimulatedPf(vfs=4)).collect("--collector.vfinfo", "--no-collector.vfstats").out
     others = re.findall(r"^# TYPE sriov_vf_(\w+)", out, re.MULTILINE)
-    assert set(others) <= vfstats._RESERVED
+    assert set(others) <= vfstats.RESERVED
 
 
 @pytest.mark.parametrize("text", ["18446744073709551615", "9223372036854775808", "0", "007"])

@@ -1,15 +1,21 @@
-"""Runs commands, and unpacks Debian packages into a cache without installing them."""
+"""Runs commands, and keeps what is fetched or built in a cache.
+
+Debian packages are unpacked without installing them. What is built has a name that contains a hash
+of its recipe, so it is built again only when the recipe changes.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sriov-textfile"
@@ -49,6 +55,31 @@ def run(
         if attempt < tries:
             time.sleep(5 * attempt)
     raise SystemExit(1)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, and rename it to `folder` once its content is complete.
+
+    If another process was faster, its folder stays.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=CACHE, prefix=f"{folder.name}."))
+    new.chmod(0o755)
+    try:
+        yield new
+        if folder.is_dir():
+            shutil.rmtree(new)
+        else:
+            new.rename(folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def key(*recipe: str) -> str:
+    """Return a short hash of a recipe, for the name of what is built from it."""
+    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:12]
 
 
 def debian_program(package: str, program: str, folder: Path) -> list[str]:

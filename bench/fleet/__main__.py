@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def measured(server: Prometheus) -> dict[str, Any]:
         """Return the value of an expression, 0 if it has none."""
         return sum(float(sample["value"][1]) for sample in server.query(expression))
 
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for sample in server.query(f"prometheus_rule_group_interval_seconds{{{me}}}"):
         group, interval = sample["metric"]["rule_group"], float(sample["value"][1])
         chosen = f'{{rule_group="{group}"}}'
@@ -73,6 +73,9 @@ def measured(server: Prometheus) -> dict[str, Any]:
             "missed": value(f"prometheus_rule_group_iterations_missed_total{chosen}"),
             "failed": value(f"prometheus_rule_evaluation_failures_total{chosen}"),
         }
+    for loaded in server.get("rules")["groups"]:
+        last_seconds = {rule["name"]: rule["evaluationTime"] for rule in loaded["rules"]}
+        groups[loaded["name"]]["last_seconds"] = last_seconds
     durations = f'scrape_duration_seconds{{job="node"}}{window}'
     (build,) = server.query(f"prometheus_build_info{{{me}}}")
     minutes = value(f"(time() - process_start_time_seconds{{{me}}}) / 60")
@@ -175,7 +178,7 @@ def run(options: argparse.Namespace, count: int) -> None:
             signal.pause()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the sizes of fleet that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m bench.fleet", description=__doc__)
     add = parser.add_argument
@@ -188,16 +191,16 @@ def main() -> None:
     add("--work", type=Path, metavar="DIRECTORY", help="where Prometheus's data goes")
     add("--keep", action="store_true", help="keep Prometheus running, for queries of your own")
     add("--url", help="measure a Prometheus that --keep keeps running")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.url:
         report(measured(Prometheus(options.url)))
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for count in options.nodes:
         run(options, count)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         main()
     except KeyboardInterrupt:

@@ -214,7 +214,8 @@ def _page(machine: Machine, case: Case, page: bytes) -> Iterator[str]:
         yield "there are no metrics about the run"
     found: dict[tuple[str, str, str], dict[str, int]] = {}
     for name, of, value in zip(names, labels, values, strict=True):
-        if name.startswith("sriov_vf_") and [name, "counter"] in types:
+        rdma = name.startswith("sriov_vf_rdma_")
+        if name.startswith("sriov_vf_") and not rdma and [name, "counter"] in types:
             vf = found.setdefault((of["pf"], of["vf"], of["pciAddr"]), {})
             if not value.isdecimal():
                 yield f"a counter that is no integer: {name} {value}"

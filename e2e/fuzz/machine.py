@@ -212,7 +212,7 @@ class Machine:
         random = self.random
         defaults = {"vfstats", "pfinfo"}
         words = [f"--{name}={value}" for name, value in self.paths.items()]
-        for name in ("vfstats", "vfinfo", "pfinfo", "kubepoddevice", "kubepodcpu"):
+        for name in ("vfstats", "vfinfo", "vfrdma", "pfinfo", "kubepoddevice", "kubepodcpu"):
             on = name in self.collectors
             if on != (name in defaults) or random.random() < 0.2:
                 words.append(_switch(random, f"collector.{name}", on))
@@ -318,6 +318,7 @@ def _pf(random: Random, number: int) -> FuzzPf:
         numa_node=random.choice((-1, 0, 1)),
         sysfs=random.choice(("folder", "file", "none")),
         counts=driver != "igb",
+        rdma=driver == "mlx5_core" and vfs < 5,
         switchdev=switchdev,
         second_port=f"{netdev}b" if second_port else "",
         vf_driver=random.choice(("vfio-pci", "vfio-pci", "vfio-pci", "iavf", "")),
@@ -377,6 +378,7 @@ def _collectors(random: Random) -> set[str]:
     shares = {
         "vfstats": 0.95,
         "vfinfo": 0.5,
+        "vfrdma": 0.2,
         "pfinfo": 0.8,
         "kubepoddevice": 0.3,
         "kubepodcpu": 0.4,

@@ -34,6 +34,7 @@ class Collector:
 COLLECTORS = (
     Collector("vfstats", True, "VF counters"),
     Collector("vfinfo", False, "VF configuration: MAC, VLAN, trust, rate limits, driver, netdev"),
+    Collector("vfrdma", False, "counters of the VFs' RDMA devices (RoCE, InfiniBand)"),
     Collector("pfinfo", True, "PF details: driver, number of VFs, source of the VF counters"),
     Collector("kubepoddevice", False, "the PCI devices that pods use"),
     Collector("kubepodcpu", False, "the exclusive CPUs of pods"),

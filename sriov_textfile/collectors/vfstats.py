@@ -25,31 +25,42 @@ HELP = {
 }
 
 
-# Metrics of other collectors: a page must not have two families of one name.
-_RESERVED = frozenset({"info", "max_tx_rate_mbps", "min_tx_rate_mbps"})
+HELD_BACK = "held_back_since_timestamp_seconds"
+# Metrics that are no counters of a driver: a page must not have two families of one name.
+RESERVED = frozenset({HELD_BACK, "info", "max_tx_rate_mbps", "min_tx_rate_mbps"})
+RDMA = "rdma_"  # how the names of vfrdma's metrics begin
 
 
 def collect(snapshot: Snapshot) -> Iterable[Family]:
     """Return a family `sriov_vf_<name>` for each counter that a reader found.
 
-    Raises ProblemError.
+    `sriov_vf_held_back_since_timestamp_seconds` has the VFs that had counted and whose counters
+    are left out. Raises ProblemError.
     """
     families = {name: _family(name, help) for name, help in HELP.items()}
+    held_back = Family(
+        f"sriov_vf_{HELD_BACK}",
+        "gauge",
+        "When all counters of the VF, which had counted, fell to 0 or failed; they are left out.",
+    )
     for pf in snapshot.pfs:
-        counters = snapshot.vf_counters(pf).by_vf
+        found = snapshot.vf_counters(pf)
+        counters = found.by_vf
         for vf, address in pf.vfs.items():
-            if vf not in counters:
-                continue
             series = labels(numa_node=pf.numa_node, pciAddr=address, pf=pf.netdev, vf=str(vf))
+            if vf not in counters:
+                if vf in found.held_back:
+                    held_back.add(series, found.held_back[vf])
+                continue
             for name, value in counters[vf].items():
                 if name not in families:
                     families[name] = _family(name, f"The driver's counter {name} of the VF.")
                 families[name].add(series, value)
-    for name in _RESERVED.intersection(families):
-        reason = f"a driver's counter {name} would be the metric sriov_vf_{name} of vfinfo"
+    for name in [name for name in families if name in RESERVED or name.startswith(RDMA)]:
+        reason = f"a driver's counter {name} would be sriov_vf_{name}, which is another metric"
         snapshot.skip(Problem("bad-counter", name, reason), len(families.pop(name).samples))
     known = [families.pop(name) for name in HELP]
-    return known + [families[name] for name in sorted(families)]
+    return [*known, *[families[name] for name in sorted(families)], held_back]
 
 
 def _family(name: str, help: str) -> Family:

@@ -31,7 +31,8 @@ class ExamineError(Exception):
 def examine(config: Config, describe_nic: inventory.DescribeNic | None = None) -> Report:
     """Return the facts about the machine, without findings. Raises ExamineError."""
     log = Log("error")  # Doctor reports what a collection would log.
-    snapshot = Snapshot(config, log, time.monotonic() + config.timeout)
+    deadline = time.monotonic() + config.timeout
+    snapshot = Snapshot(config, log, deadline, gather.memory(config))
     reports: list[Report] = []
 
     def read() -> None:

@@ -10,12 +10,12 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 
+from sriov_textfile.doctor import drivers
 from sriov_textfile.doctor.report import Finding, Report, Textfile
+from sriov_textfile.host import rtnetlink
 from sriov_textfile.inventory import Pf, Vf
 from sriov_textfile.problems import Problem
 
-# Drivers known to have no ndo_get_vf_stats.
-_DRIVERS_WITHOUT_COUNTERS = ("igb",)
 # Drivers that assign a device to a virtual machine or to a program in userspace.
 _USERSPACE_DRIVERS = ("vfio-pci", "igb_uio", "uio_pci_generic", "pci-stub")
 _MAX_PER_CODE = 20
@@ -33,6 +33,10 @@ _MEANINGS = {
     " sriov_scrape_collector_success is 0",
     "reader-failed": "counters are missing unless another reader has them, and"
     " sriov_scrape_collector_success is 0",
+    "emsgsize": "the kernel reserves too little space for this number of VFs: everything that only"
+    " rtnetlink has is missing for this PF, and sriov_scrape_collector_success is 0",
+    "held-back": "if they were exported as 0 and the old values came back, Prometheus would see a"
+    " reset and add the old values to rates; instead the counters are missing",
     "kubelet": "it is unknown which pod uses which VF: sriov_kubepoddevice is missing",
     "kubelet-not-ready": "devices and CPUs of some pods are missing until the kubelet lists them",
     "missing-package": "the collector that needs it exports no metrics",
@@ -236,17 +240,24 @@ def _no_vfs(report: Report) -> Iterator[Finding]:
 
 def _no_counters(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
-        without = [vf for vf in pf.vfs if not vf.counters]
+        without = [vf for vf in pf.vfs if not vf.counters and vf.held_back_since is None]
         explained = any(reader.failure for reader in pf.readers)
         if not without or not pf.netdev or explained or not _is_on(report, "vfstats"):
             continue
+        row = drivers.row(pf)
+        if row and row.no_list:
+            hint = f"driver {pf.driver} does not describe its VFs to the kernel (docs/hardware.md)"
+        else:
+            hint = (
+                f"switch on a reader that is off; otherwise check what driver {pf.driver} supports"
+                " (docs/hardware.md): a newer kernel or the vendor's driver may have VF counters"
+            )
         yield Finding(
             "no-counters",
             pf.netdev,
             f"no reader has counters for {len(without)} of {_vfs(len(pf.vfs))} of {pf.netdev}",
             "; ".join(f"{reader.name}: {reader.why_not}" for reader in pf.readers),
-            f"switch on a reader that is off; otherwise check what driver {pf.driver} supports"
-            " (docs/hardware.md): a newer kernel or the vendor's driver may have VF counters",
+            hint,
         )
 
 
@@ -254,26 +265,34 @@ def _only_zeros(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
         served = {reader.name: reader.vfs for reader in pf.readers}
         counters = [vf.counters for vf in pf.vfs if vf.counters]
-        if not served["netlink"] or any(any(values.values()) for values in counters):
+        above_0 = any(any(values.values()) for values in counters)
+        if not (served["netlink"] and counters) or above_0:
             continue
         evidence = [text for vf in pf.vfs if (text := _in_use(vf))]
-        known = pf.driver in _DRIVERS_WITHOUT_COUNTERS
-        if not (known or evidence):
+        row = drivers.row(pf)
+        if not (evidence or (row and row.zeros)):
             continue
         although = f", although {evidence[0]}" if evidence else ""
-        meaning = (
-            f"driver {pf.driver} has no VF counters"
-            if known
-            else f"either all of them are idle, or driver {pf.driver} has no VF counters"
-        )
         yield Finding(
             "only-zeros",
             pf.netdev,
             f"all counters of the {_vfs(len(counters))} of {pf.netdev} are 0{although}",
-            f"{meaning}; without VF counters the kernel reports 0, indistinguishable from idle VFs",
+            f"{_why_zeros(pf, row)}; without VF counters the kernel reports 0, indistinguishable"
+            " from idle VFs",
             "use a driver with VF counters (docs/hardware.md); until then leave the zeros out:"
             f" {_leave_out(pf)}",
         )
+
+
+def _why_zeros(pf: Pf, row: drivers.Row | None) -> str:
+    if row is None:
+        return f"either all of them are idle, or driver {pf.driver} has no VF counters"
+    if row.zeros:
+        return f"driver {pf.driver} has no VF counters"
+    return (
+        f"either all of them are idle, or driver {pf.driver}, which has VF counters in current"
+        " kernels, has none in this one"
+    )
 
 
 def _vfs(count: int) -> str:
@@ -303,6 +322,53 @@ def _wrapped(report: Report) -> Iterator[Finding]:
                 " few of these VFs or none",
                 "nothing to fix for these metrics; do not compare them with other tools",
             )
+
+
+def _dumped(report: Report) -> Iterator[Finding]:
+    for pf in report.inventory.pfs:
+        if pf.vf_list_dumped:
+            yield Finding(
+                "emsgsize",
+                pf.netdev,
+                f"the kernel describes {pf.netdev} with its {_vfs(len(pf.vfs))} only in a dump of"
+                " all links: for one message it reserves too little space (EMSGSIZE)",
+                "the metrics are complete, but each collection makes the kernel describe the VFs of"
+                " all PFs, some of them twice; the first collection of a process, which is each run"
+                " of a timer, also leaves a warning in the kernel's log",
+                f"{rtnetlink.EMSGSIZE_HINT}; until then, a loop or serve is better than a timer",
+            )
+
+
+def _rdma(report: Report) -> Iterator[Finding]:
+    found = report.inventory
+    if not (_is_on(report, "vfrdma") and found.pfs):
+        return
+    if not any(pf.rdma_devices or any(vf.rdma_devices for vf in pf.vfs) for pf in found.pfs):
+        yield Finding(
+            "no-rdma",
+            "",
+            "no PF or VF has an RDMA device in this network namespace",
+            "there are no sriov_vf_rdma_* metrics",
+            "load the RDMA driver of the NIC, such as mlx5_ib, irdma or bnxt_re; otherwise turn"
+            " vfrdma off",
+        )
+    for pf in found.pfs:
+        hidden = [vf for vf in pf.vfs if not vf.rdma_devices and _has_kernel_driver(vf)]
+        if found.rdma_shared is False and pf.rdma_devices and hidden:
+            yield Finding(
+                "rdma-exclusive",
+                pf.netdev or pf.address,
+                f"{len(hidden)} of {_vfs(len(pf.vfs))} of {pf.netdev or pf.address} have no RDMA"
+                " device in this network namespace, and the RDMA subsystem is in exclusive mode",
+                "a device that was moved to a pod is visible only there: its sriov_vf_rdma_*"
+                " metrics are missing on the host",
+                "put options ib_core netns_mode=1 into /etc/modprobe.d and reboot, unless pods must"
+                " have their devices to themselves",
+            )
+
+
+def _has_kernel_driver(vf: Vf) -> bool:
+    return vf.driver not in ("", *_USERSPACE_DRIVERS)
 
 
 def _numa_misaligned(report: Report) -> Iterator[Finding]:
@@ -429,6 +495,8 @@ RULES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
     _no_counters,
     _only_zeros,
     _wrapped,
+    _dumped,
+    _rdma,
     _numa_misaligned,
     _cpu_policy,
     _textfile,

@@ -1,7 +1,4 @@
-"""Finds the running node_exporters, and the directories whose .prom files each reads.
-
-The command line is in /proc/<pid>/cmdline, see proc(5).
-"""
+"""Finds the running node_exporters, and the directories whose .prom files each reads."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import fnmatch
 import glob
 import os
 
+from sriov_textfile.doctor import processes
 from sriov_textfile.doctor.report import NodeExporter
 
 # The directories that a program reads without the flag: Debian's build has a default.
@@ -25,15 +23,14 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 def running(folder: str, proc: str = "/proc") -> list[NodeExporter]:
     """Return the running node_exporters, and for each whether it reads `folder`."""
     found = []
-    for name in sorted(os.listdir(proc)) if os.path.isdir(proc) else []:
-        if name.isdecimal() and (words := _command_line(f"{proc}/{name}/cmdline")):
-            program = os.path.basename(words[0])
-            if program in _DEFAULT_FOLDERS:
-                folders = _folders(words[1:]) or _DEFAULT_FOLDERS[program]
-                if _is_off(words):
-                    folders = []
-                reads_ours = _reads(folder, folders, f"{proc}/{name}")
-                found.append(NodeExporter(int(name), folders, reads_ours))
+    for pid, words in processes.running(proc):
+        program = os.path.basename(words[0])
+        if program in _DEFAULT_FOLDERS:
+            folders = _folders(words[1:]) or _DEFAULT_FOLDERS[program]
+            if _is_off(words):
+                folders = []
+            reads_ours = _reads(folder, folders, f"{proc}/{pid}")
+            found.append(NodeExporter(pid, folders, reads_ours))
     return found
 
 
@@ -47,15 +44,7 @@ def sees_processes(proc: str = "/proc") -> bool:
         first = os.readlink(f"{proc}/self/ns/pid") == _FIRST_PID_NAMESPACE
     except OSError:
         return False
-    return first and bool(_command_line(f"{proc}/1/cmdline"))
-
-
-def _command_line(path: str) -> list[str]:
-    try:
-        with open(path, "rb") as file:
-            return [os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0") if word]
-    except OSError:  # The process has ended or is not visible.
-        return []
+    return first and bool(processes.command_line(f"{proc}/1/cmdline"))
 
 
 def _is_off(words: list[str]) -> bool:

@@ -68,4 +68,5 @@ class Report:
     skipped: list[Problem]  # what a collection would log as warnings
     inventory: Inventory
     textfile: Textfile | None
+    flags_of: list[str] = field(default_factory=list)  # services; doctor took the first one's
     findings: list[Finding] = field(default_factory=list)

@@ -232,6 +232,7 @@ def _environment(report: Report) -> list[tuple[str, str]]:
     inventory = report.inventory
     facts = [
         ("run by", f"{report.user}, sriov-textfile {report.version}"),
+        *([("flags", _flags_of(report.flags_of))] if report.flags_of else []),
         ("pods", _pods(inventory.kubelet)),
         ("CPUs", _cpus(inventory.cpus)),
         ("textfile", _textfile(report.textfile)),
@@ -241,6 +242,11 @@ def _environment(report: Report) -> list[tuple[str, str]]:
     if inventory.nics:
         facts.append(("NICs", f"driver versions, firmware and links are unknown: {inventory.nics}"))
     return facts
+
+
+def _flags_of(services: Sequence[str]) -> str:
+    first, *others = services
+    return f"looked with the flags of {first}" + (f"; not of {', '.join(others)}" if others else "")
 
 
 def _pods(kubelet: Kubelet) -> str:

@@ -1,8 +1,9 @@
 """Requests a PF's link from the kernel, and decodes the VFs in the reply.
 
 One RTM_GETLINK request per PF, by name and with RTEXT_FILTER_VF, makes the driver fill in each
-VF's configuration and counters once. The formats: the kernel's include/uapi/linux/netlink.h,
-rtnetlink.h and if_link.h, and rtnl_fill_vfinfo() in net/core/rtnetlink.c.
+VF's configuration and counters once. If the kernel cannot do that, a dump of all links may have the
+PF. The formats: the kernel's include/uapi/linux/netlink.h, rtnetlink.h and if_link.h, and
+rtnl_fill_vfinfo() in net/core/rtnetlink.c.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 RTM_NEWLINK, RTM_GETLINK = 16, 18
-NLMSG_ERROR = 2
-NLM_F_REQUEST = 1
+NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE = 1, 2, 3
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 RTEXT_FILTER_VF = 1
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_NUM_VF, IFLA_VFINFO_LIST, IFLA_EXT_MASK = 1, 3, 21, 22, 29
@@ -64,7 +65,13 @@ _unpack_u32 = _U32.unpack_from
 _I32 = Struct("=i")
 _BE16 = Struct(">H")
 
+EMSGSIZE_HINT = (
+    'use a kernel with the commit 23f00807619d ("rtnetlink: Allocate vfinfo size for VF GUIDs when'
+    ' supported"), or another number of VFs'
+)
+
 _HEADERS = NLMSGHDR.size + IFINFOMSG.size
+_DUMP_BUFFER = 1 << 15  # the largest that the kernel takes into account
 _TYPE_MASK = 0x3FFF  # an attribute's type without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 
@@ -84,20 +91,25 @@ class NoSuchNetdevError(NetlinkError):
     """Raised when this network namespace has no netdev of that name."""
 
 
+class MessageSizeError(NetlinkError):
+    """Raised when the kernel has reserved too little space to describe a netdev (EMSGSIZE)."""
+
+
 class Link:
     """A netdev as the kernel describes it; `vfs` has the listed VFs by number.
 
     `wrapped` is whether the list is longer than its 16-bit length can express: programs that
-    trust the length find fewer VFs, or none.
+    trust the length find fewer VFs, or none. `dumped` is whether it took a dump of all links.
     """
 
-    __slots__ = ("name", "num_vfs", "vfs", "wrapped")
+    __slots__ = ("dumped", "name", "num_vfs", "vfs", "wrapped")
 
     def __init__(self, name: str, num_vfs: int, vfs: dict[int, Vf], wrapped: bool) -> None:
         self.name = name  # IFLA_IFNAME
         self.num_vfs = num_vfs  # IFLA_NUM_VF; 0 if the kernel does not report it
         self.vfs = vfs  # IFLA_VFINFO_LIST
         self.wrapped = wrapped
+        self.dumped = False
 
 
 class Vf:
@@ -212,31 +224,63 @@ class Rtnetlink:
         Raises NetlinkError, NetlinkDecodeError.
         """
         self._sequence += 1
-        try:
-            self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
-            self._socket.send(_request(netdev, self._sequence))
-            reply = self._receive()
-        except TimeoutError:
-            raise NetlinkError(
-                f"the kernel did not answer the request for {netdev} in time",
-                "see dmesg for messages of the driver",
-            ) from None
-        except OSError as error:
-            raise NetlinkError(f"cannot request {netdev} via rtnetlink: {error.strerror}") from None
+        reply = self._exchange(netdev, _request(netdev, self._sequence))
         _raise_refusal(reply, netdev)
         link = decode_link(reply)
         if link.name != netdev:
             raise NetlinkDecodeError(f"the reply is about {link.name!r}, not {netdev}")
         return link
 
-    def _receive(self) -> bytes:
+    def dump(self, netdevs: Collection[str]) -> tuple[dict[str, bytes], int]:
+        """Return the RTM_NEWLINK messages about these netdevs from a dump of all links.
+
+        The kernel fills in all VFs of all PFs, and writes as many links into a buffer as it has
+        space for. The buffer has 32 KiB if the socket has received a message into one of that size
+        before; otherwise it is as large as for a request by name. At a link that is too large for
+        an empty buffer the dump ends, with an error that is returned too: EMSGSIZE, or else 0
+        (rtnl_dump_ifinfo() in net/core/rtnetlink.c, netlink_dump() in net/netlink/af_netlink.c).
+        Raises NetlinkError, NetlinkDecodeError.
+        """
+        what = "all links"
+        self._sequence += 1
+        self._exchange(what, _noop(self._sequence), _DUMP_BUFFER)  # without the RTNL lock
+        self._sequence += 1
+        part = self._exchange(what, _request("", self._sequence))
+        links: dict[str, bytes] = {}
+        while True:
+            for type, message in _messages(part):
+                if type in (NLMSG_DONE, NLMSG_ERROR):
+                    return links, _error_code(message)
+                if (name := _name(message)) in netdevs:
+                    links[name] = message
+            part = self._exchange(what)
+
+    def _exchange(self, what: str, request: bytes = b"", buffer: int = 0) -> bytes:
+        """Return the reply to a request, or without one the next part of the last reply.
+
+        It is received into a buffer of at least `buffer` bytes. Raises NetlinkError.
+        """
+        try:
+            self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+            if request:
+                self._socket.send(request)
+            return self._receive(buffer)
+        except TimeoutError:
+            raise NetlinkError(
+                f"the kernel did not answer the request for {what} in time",
+                "see dmesg for messages of the driver",
+            ) from None
+        except OSError as error:
+            raise NetlinkError(f"cannot request {what} via rtnetlink: {error.strerror}") from None
+
+    def _receive(self, buffer: int = 0) -> bytes:
         """Return the reply to the last request, and skip late replies to earlier ones."""
         while True:
             # With MSG_TRUNC the kernel returns a message's whole length, however short the buffer
             # is, and MSG_PEEK leaves it queued. A buffer of fixed size would truncate replies.
             peek = _socket.MSG_PEEK | _socket.MSG_TRUNC
             length = self._socket.recv_into(bytearray(1), 1, peek)
-            reply = self._socket.recv(length)
+            reply = self._socket.recv(max(length, buffer))
             if not reply:
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             if len(reply) < NLMSGHDR.size or NLMSGHDR.unpack_from(reply)[3] == self._sequence:
@@ -251,13 +295,18 @@ def _unavailable(error: OSError) -> NetlinkError:
 
 
 def _request(netdev: str, sequence: int) -> bytes:
-    body = (
-        IFINFOMSG.pack(0, 0, 0, 0, 0)
-        + _attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_VF))
-        + _attribute(IFLA_IFNAME, os.fsencode(netdev) + b"\0")
-    )
-    length = NLMSGHDR.size + len(body)
-    return NLMSGHDR.pack(length, RTM_GETLINK, NLM_F_REQUEST, sequence, 0) + body
+    """Return the request for a netdev, or for all if it is ""."""
+    body = IFINFOMSG.pack(0, 0, 0, 0, 0) + _attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_VF))
+    flags = NLM_F_REQUEST | NLM_F_DUMP
+    if netdev:
+        body += _attribute(IFLA_IFNAME, os.fsencode(netdev) + b"\0")
+        flags = NLM_F_REQUEST
+    return NLMSGHDR.pack(NLMSGHDR.size + len(body), RTM_GETLINK, flags, sequence, 0) + body
+
+
+def _noop(sequence: int) -> bytes:
+    """Return a message that the kernel only acknowledges."""
+    return NLMSGHDR.pack(NLMSGHDR.size, NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, sequence, 0)
 
 
 def _attribute(type: int, payload: bytes) -> bytes:
@@ -266,17 +315,44 @@ def _attribute(type: int, payload: bytes) -> bytes:
 
 
 def _raise_refusal(reply: bytes, netdev: str) -> None:
-    """Raise NetlinkError if the reply is an NLMSG_ERROR: a negative errno."""
+    """Raise NetlinkError if the reply is an NLMSG_ERROR."""
     if len(reply) < NLMSGHDR.size + 4 or NLMSGHDR.unpack_from(reply)[1] != NLMSG_ERROR:
         return
-    code = -_I32.unpack_from(reply, NLMSGHDR.size)[0]
+    code = _error_code(reply)
     if code == errno.ENODEV:
         raise NoSuchNetdevError(
             f"the kernel has no netdev {netdev} in this network namespace",
             "run in the host's network namespace (in a pod: hostNetwork: true)",
         )
     reason = os.strerror(code) if 0 < code < 4096 else f"error {code}"  # MAX_ERRNO is 4095
-    raise NetlinkError(f"the kernel refused to describe {netdev}: {reason}")
+    error = MessageSizeError if code == errno.EMSGSIZE else NetlinkError
+    raise error(f"the kernel refused to describe {netdev}: {reason}")
+
+
+def _error_code(message: bytes) -> int:
+    """Return the errno in an NLMSG_ERROR or NLMSG_DONE, where it is negative; 0 means success."""
+    code: int = _I32.unpack(message[NLMSGHDR.size : NLMSGHDR.size + 4].ljust(4, b"\0"))[0]
+    return -code
+
+
+def _messages(part: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield type and bytes of each message in a part of a dump."""
+    offset = 0
+    while offset < len(part):
+        header = part[offset : offset + NLMSGHDR.size].ljust(NLMSGHDR.size, b"\0")
+        length, type, *_ = NLMSGHDR.unpack(header)
+        if not NLMSGHDR.size <= length <= len(part) - offset:
+            raise NetlinkDecodeError(f"the message at byte {offset} of a dump has a wrong length")
+        yield type, part[offset : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _name(message: bytes) -> str:
+    """Return the netdev that a message of a dump is about, or "" if it has no name."""
+    for type, start, stop in _attributes(message, _HEADERS, len(message)):
+        if type == IFLA_IFNAME:  # The kernel writes it first.
+            return os.fsdecode(message[start:stop].partition(b"\0")[0])
+    return ""
 
 
 def decode_link(reply: bytes) -> Link:

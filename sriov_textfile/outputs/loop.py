@@ -8,14 +8,15 @@ import time
 import schedule
 
 from sriov_textfile.log import Log
-from sriov_textfile.outputs import once
+from sriov_textfile.outputs import once, systemd
 
 
 def run(delivery: once.Delivery, interval: float, log: Log) -> None:
     """Collect at once and then again `interval` seconds after each collection's end.
 
     A collection that cannot be delivered is logged, and the next one runs. SIGTERM or SIGINT
-    ends the loop at once, with SystemExit, even in the middle of a collection.
+    ends the loop at once, with SystemExit, even in the middle of a collection. systemd is notified
+    that the service is ready after the first collection, and then of every turn of the loop.
     """
     stopped = False
 
@@ -39,10 +40,13 @@ def run(delivery: once.Delivery, interval: float, log: Log) -> None:
     scheduler = schedule.Scheduler()
     scheduler.every(interval).seconds.do(collect)  # type: ignore[arg-type]  # a float works too
     scheduler.run_all()
+    systemd.notify("READY=1")
+    longest = systemd.watchdog_pause() or interval
     while not stopped:
+        systemd.notify("WATCHDOG=1")
         idle = scheduler.idle_seconds or 0.0
         if idle > interval:  # The clock was set back.
             scheduler.run_all()
         elif idle > 0:
-            time.sleep(idle)
+            time.sleep(min(idle, longest))
         scheduler.run_pending()

@@ -79,6 +79,8 @@ _KINDS = (
         sysfs="none",
         switchdev=True,
         vf_driver="mlx5_core",
+        rdma=True,
+        rdma_elsewhere=range(_VFS_IN_USE, 1024),
     ),
     DemoPf(
         netdev="ens{}f2",

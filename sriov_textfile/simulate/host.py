@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Literal
 
 from sriov_textfile.host.nic import Nic
 from sriov_textfile.host.pci import Pf
-from sriov_textfile.simulate.rtnetlink import LinkVf, RtnetlinkServer, encode_link
+from sriov_textfile.simulate import rdma
+from sriov_textfile.simulate.rtnetlink import LinkSize, LinkVf, RtnetlinkServer, encode_link
 
 ETHERNET, INFINIBAND, OTHER_NETWORK = "0x020000", "0x020700", "0x028000"
 
@@ -32,6 +33,7 @@ GROWTH = {
     "tx_errors": 0,
 }
 _SWELL_SECONDS = 90  # from one peak of traffic to the next
+_UPTIME_SECONDS = 86_400  # of a host when it is simulated, and so the age of its devices
 
 
 @dataclass
@@ -52,6 +54,10 @@ class SimulatedPf:
     # How the driver publishes VF counters in sysfs: a directory of files, one file, or not at all.
     sysfs: Literal["folder", "file", "none"] = "folder"
     counts: bool = True  # whether the driver has VF counters for rtnetlink; if not, they are 0
+    busy: Container[int] = ()  # VFs that the driver resets: their counters read 0, but go on
+    rdma: bool = False  # whether its VFs have RDMA devices, mlx5_2, mlx5_3 …
+    rdma_elsewhere: Container[int] = ()  # VFs whose RDMA device is in another network namespace
+    guids: bool = False  # whether it has GUIDs of its VFs, which Linux 5.10 reserves no space for
     first_count: int = 0
     swell: float = 0.0  # how much traffic varies about its mean, from 0 to 1
     swell_phase: float = 0.0  # of VF 0, in radians
@@ -94,6 +100,13 @@ class SimulatedPf:
             for order, (name, growth) in enumerate(GROWTH.items(), 1)
         }
 
+    def rdma_counters(self, vf: int, seconds: int) -> dict[str, dict[str, int]]:
+        """Return the counters of the VF's RDMA device, by their directory in sysfs."""
+        return {
+            "counters": rdma.values(rdma.COUNTERS, vf, seconds),
+            "hw_counters": rdma.values(rdma.HW_COUNTERS, vf, seconds),
+        }
+
     def link_vf(self, vf: int, seconds: int) -> LinkVf:
         """Return the VF as the driver describes it to the kernel, which has no tx_errors."""
         return LinkVf(
@@ -103,7 +116,8 @@ class SimulatedPf:
             qos=3 if vf % 4 == 3 else 0,
             trust=vf % 2,
             max_tx_rate=10_000 if vf % 4 == 2 else 0,
-            stats=self.counters(vf, seconds) if self.counts else {},
+            guid=vf + 1 if self.guids else None,
+            stats=self.counters(vf, seconds) if self.counts and vf not in self.busy else {},
         )
 
 
@@ -125,6 +139,9 @@ class SimulatedHost:
         self._start = clock()
         self._representors = itertools.count()
         self._ifindexes = itertools.count(2)  # 1 is lo
+        self._born: dict[str, int] = {}  # when each VF was created, in seconds of the host
+        self._rdma_devices = itertools.count(len(self.pfs))  # after those of the PFs
+        self._rdma_ports: dict[tuple[str, int], Path] = {}  # by the PF's address and the VF
         self._devices = root / "sys/devices"
         self.bus = root / "sys/bus/pci/devices"
         self.net = root / "sys/class/net"
@@ -135,8 +152,12 @@ class SimulatedHost:
             self._add_device(address, pci_class, numa_node=-1)
         nvme = self._add_device("0000:00:1d.0", "0x010802", numa_node=0)
         _write(nvme / "sriov_totalvfs", 32)
+        if any(pf.rdma for pf in self.pfs):
+            self.set_rdma_mode(shared=True)
         for pf in self.pfs:
             self._add_pf(pf)
+        self._born = dict.fromkeys(self._born, -_UPTIME_SECONDS)
+        self.refresh()
 
     @property
     def flags(self) -> list[str]:
@@ -151,7 +172,7 @@ class SimulatedHost:
     @contextmanager
     def running(self) -> Iterator[RtnetlinkServer]:
         """Run rtnetlink for as long as the context lasts."""
-        with RtnetlinkServer(self.rtnetlink, self.describe) as server:
+        with RtnetlinkServer(self.rtnetlink, self.describe, self.links) as server:
             try:
                 yield server
             finally:
@@ -176,6 +197,15 @@ class SimulatedHost:
                     netdev, pf.address, pf.hardware_address, pf.vfs, vfs, sequence=sequence
                 )
         return None
+
+    def links(self) -> dict[str, LinkSize]:
+        """Return the PFs' netdevs, in the order of a dump."""
+        return {
+            netdev: LinkSize(pf.vfs, pf.guids)
+            for pf in self.pfs
+            for netdev in (pf.netdev, pf.second_port)
+            if netdev
+        }
 
     def device(self, address: str) -> Path:
         """Return the directory of a PCI device."""
@@ -204,6 +234,8 @@ class SimulatedHost:
                 shutil.rmtree(device / f"sriov/{vf}")
             for netdev in (device.resolve().parent / address).glob("net/*"):
                 (self.net / netdev.name).unlink()
+            if port := self._rdma_ports.pop((pf.address, vf), None):
+                (self.net.parent / "infiniband" / port.parent.parent.name).unlink()
             shutil.rmtree(self.device(address).resolve())
             self.device(address).unlink()
         for vf in range(pf.vfs, count):
@@ -211,11 +243,19 @@ class SimulatedHost:
         pf.vfs = count
         _write(device / "sriov_numvfs", count)
 
+    def set_rdma_mode(self, shared: bool) -> None:
+        """Set whether all network namespaces see all RDMA devices, as `rdma system set` does."""
+        parameters = self.root / "sys/module/ib_core/parameters"
+        parameters.mkdir(parents=True, exist_ok=True)
+        _write(parameters / "netns_mode", "Y" if shared else "N")
+
     def refresh(self) -> None:
-        """Write the current counters into sysfs."""
+        """Write the current counters and the ages of the VFs into sysfs."""
         for pf in self.pfs:
             for vf in range(pf.vfs):
                 self._write_counters(pf, vf)
+                self._write_rdma_counters(pf, vf)
+                self._write_age(pf.vf_address(vf))
 
     def _add_pf(self, pf: SimulatedPf) -> None:
         device = self._add_device(pf.address, pf.pci_class, pf.numa_node, pf.driver)
@@ -230,6 +270,8 @@ class SimulatedHost:
             self._add_netdev(device, pf.netdev)
         if pf.second_port:
             self._add_netdev(device, pf.second_port, dev_port=1)
+        if pf.rdma:
+            rdma.create(device, self.net.parent, f"mlx5_{self.pfs.index(pf)}")
         for vf in range(pf.vfs):
             self._add_vf(pf, vf)
 
@@ -249,10 +291,31 @@ class SimulatedHost:
         if pf.sysfs != "none":
             (parent / pf.address / f"sriov/{vf}").mkdir(parents=True)
         self._write_counters(pf, vf)
+        if pf.rdma and vf not in pf.rdma_elsewhere:
+            name = f"mlx5_{next(self._rdma_devices)}"
+            self._rdma_ports[pf.address, vf] = rdma.create(device, self.net.parent, name)
+            self._write_rdma_counters(pf, vf)
+        (device / "power").mkdir()
+        self._born[address] = self.seconds
+        self._write_age(address)
+
+    def _write_rdma_counters(self, pf: SimulatedPf, vf: int) -> None:
+        if port := self._rdma_ports.get((pf.address, vf)):
+            for folder, counters in pf.rdma_counters(vf, self.seconds).items():
+                for name, value in counters.items():
+                    self._replace(port / folder / name, str(value))
+
+    def _write_age(self, address: str) -> None:
+        power = self.device(address) / "power"
+        age = self.seconds - self._born[address]
+        self._replace(power / "runtime_active_time", str(1000 * age))
+        self._replace(power / "runtime_suspended_time", "0")
 
     def _write_counters(self, pf: SimulatedPf, vf: int) -> None:
         stats = self.device(pf.address) / f"sriov/{vf}/stats"
         counters = pf.counters(vf, self.seconds)
+        if vf in pf.busy:
+            counters = dict.fromkeys(counters, 0)
         if pf.sysfs == "folder":
             stats.mkdir(exist_ok=True)
             for name, value in counters.items():

@@ -30,6 +30,7 @@ DAMAGES: dict[Damage, int] = {
     sysfs.vf_link: 2,
     sysfs.more_vf_links: 1,
     sysfs.vf_device: 1,
+    sysfs.rdma_device: 2,
     sysfs.more_devices: 1,
     sysfs.more_links: 1,
     netlink.reply: 10,

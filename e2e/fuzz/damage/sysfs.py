@@ -219,6 +219,23 @@ def vf_device(machine: Machine) -> str:
     return named("VF's device", replace(machine, path))
 
 
+def rdma_device(machine: Machine) -> str:
+    """Damage what only the collector vfrdma reads of a VF."""
+    random = machine.random
+    if not (found := machine.some_vf("folder", "file", "none")):
+        return ""
+    device = machine.host.device(found[0].vf_address(found[1])) / "infiniband"
+    if not (paths := sorted(path for path in device.rglob("*") if not path.is_symlink())):
+        return ""
+    path = random.choice([device, *paths])
+    if path.is_dir() and random.random() < 0.5:
+        for name in random.sample(ODD_NAMES, 3):
+            if not os.path.lexists(path / name):
+                (path / name).write_text("12\n")
+        return "RDMA device: odd names"
+    return named("RDMA device", replace(machine, path))
+
+
 def more_devices(machine: Machine) -> str:
     """Add PCI devices with odd names, one of which pretends to be a PF of the machine."""
     random, bus = machine.random, machine.host.bus

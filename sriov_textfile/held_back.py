@@ -1,0 +1,74 @@
+"""Decides which VFs' counters are held back: those that had counted and now are all 0.
+
+While a NIC resets, its driver returns an error instead of a VF's counters. rtnl_fill_vfinfo() in
+the kernel's net/core/rtnetlink.c ignores the error and sends zeros. Prometheus takes a counter that
+falls to 0 and comes back for a reset, and adds the whole old value to the increase.
+"""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    # Of a PF's port: the VFs' addresses by number, their counters, and whether a reader failed.
+    Port = tuple[dict[int, str], dict[int, dict[str, int]], bool]
+
+# Longer than a reset takes: mlx5_core waits for a command for at most 60 s, for a dump of the
+# firmware's state 60 s and for the firmware to start again 120 s (lib/tout.c); others are faster.
+BELIEVED_AFTER = 300
+
+
+class Past:
+    """What a collection has found of the VFs, for the next one; VFs are PCI addresses."""
+
+    __slots__ = ("counted", "held_back", "time")
+
+    def __init__(
+        self, time: float, counted: Collection[str] = (), held_back: dict[str, int] | None = None
+    ) -> None:
+        self.time = time  # of the collection, in seconds since 1970
+        self.counted = counted  # VFs with a counter above 0
+        self.held_back = held_back or {}  # VFs that had counted before: since when
+
+
+def judge(
+    ports: Iterable[Port], recall: Callable[[], Past], created: Callable[[str], float]
+) -> Past:
+    """Return which VFs count now and which are held back; call `recall` for the past if need be.
+
+    A VF is held back if it had counted and all of its counters, on all ports, are 0 or missing:
+    zeros may follow. It is not if its device has been created since, or if that lasts. `created`
+    returns when a device was created, in seconds since 1970; 0 means unknown.
+    """
+    now = time.time()
+    counted: list[str] = []
+    silent: dict[str, bool] = {}  # whether the VF's counters are missing because of a failure
+    for vfs, by_vf, failed in ports:
+        # Fast, because it is done for every VF at each collection: most have received a packet.
+        received = [counters.get("rx_packets") for counters in by_vf.values()]
+        if len(received) == len(vfs) and all(received):
+            counted += vfs.values()
+            continue
+        for vf, address in vfs.items():
+            if any(by_vf.get(vf, {}).values()):
+                counted.append(address)
+            else:
+                silent[address] = failed and vf not in by_vf
+    if not silent:
+        return Past(now, counted)
+    past = recall()
+    had_counted = silent.keys() & past.counted | silent.keys() & past.held_back.keys()
+    held_back = {}
+    for address in had_counted.difference(counted):
+        since = past.held_back.get(address)
+        if created(address) > (past.time if since is None else since):
+            continue
+        # Zeros may begin after a failure of any length. A time in the future is of a wrong clock.
+        if since is None or silent[address] or since > now:
+            since = int(now)
+        if now - since < BELIEVED_AFTER:
+            held_back[address] = since
+    return Past(now, counted, held_back)
