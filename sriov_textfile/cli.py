@@ -13,6 +13,7 @@ from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.log import Log, write_line
 from sriov_textfile.outputs import once
 from sriov_textfile.problems import ProblemError
+from sriov_textfile.snapshots import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _doctor(values: flags.Values, host: SimulatedHost | None) -> int:
     config = flags.config(values, host.rtnetlink if host else "")
     try:
         report = examine.examine(config, host.nic if host else None)
-    except examine.ExamineError as error:
+    except SnapshotError as error:
         write_line(f"sriov-textfile: {error}")
         return 1
     if config.web_config_file:

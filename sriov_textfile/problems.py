@@ -61,7 +61,9 @@ def cause(error: Exception, path: str = "") -> str:
     return f"{path}: {reason}" if path else reason
 
 
-def unexpected(subject: str, error: Exception) -> Problem:
+def unexpected(subject: str, error: Exception, last_read: str = "") -> Problem:
     """Return the problem of an error that the program does not handle, in reading `subject`."""
     reason = f"{subject} failed unexpectedly: {type(error).__name__}: {error}"
+    if last_read:
+        reason += f" (last read: {last_read})"
     return Problem("unexpected", subject, reason, "please report this")
