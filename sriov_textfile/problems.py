@@ -25,6 +25,10 @@ class Problem:
         """Reason and hint in one line."""
         return f"{self.reason}; {self.hint}" if self.hint else self.reason
 
+    def as_dict(self) -> dict[str, str]:
+        """Return the fields, for JSON."""
+        return {name: getattr(self, name) for name in ("code", "subject", "reason", "hint")}
+
 
 class ProblemError(Exception):
     """Raised if something cannot be read at all; `problem` is the reason and what to do."""
