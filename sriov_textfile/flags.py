@@ -335,7 +335,7 @@ BY = Flag(
     "rows by pod, vf or pf; empty means by pod if the kubelet lists pods with VFs, else by vf",
     "top",
 )
-RECORD = Flag("record", str, "", "file to record to, to replay it later; it keeps 64 MiB", "top")
+RECORD = Flag("record", str, "", "file to record to, to replay it later; it keeps 256 MiB", "top")
 REPLAY = Flag("replay", str, "", "file to show instead of this machine", "top")
 PFS = Flag("pfs", whole_number(1, 64), "3", "number of simulated PFs", "demo")
 VFS = Flag("vfs", whole_number(0, 1024), "8", "number of VFs on each PF", "demo")

@@ -17,7 +17,7 @@ from sriov_textfile.top.machine import Machine
 from sriov_textfile.top.sample import Sample
 
 _FORMAT = 1
-_HALF_LIMIT = 32 << 20  # bytes
+_HALF_LIMIT = 128 << 20  # bytes
 _HEAD = b'{"recording":'
 
 
