@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sriov_textfile.problems import Problem
+from sriov_textfile.problems import Problem, ProblemError
 from sriov_textfile.simulate import demo
-from sriov_textfile.top import batch, columns, screen
+from sriov_textfile.top import batch, columns, command, screen
 from sriov_textfile.top.feeds import ReplayFeed
 from sriov_textfile.top.rates import Meter, Row, Table
 from sriov_textfile.top.recording import Recording
@@ -229,6 +230,18 @@ def test_numbers_have_at_most_five_characters(value: float | None, shown: str) -
 )
 def test_shares_of_a_link(share: float | None, shown: str) -> None:
     assert columns.percent(share) == shown
+
+
+def test_a_python_without_curses_gets_a_message(
+    monkeypatch: pytest.MonkeyPatch, recording: Recording
+) -> None:
+    monkeypatch.setitem(sys.modules, "_curses", None)
+    for name in ("curses", "sriov_textfile.top.live"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    options = command.Options(False, False, 0, "", "", "")
+    feed = ReplayFeed(recording, 1.0)
+    with pytest.raises(ProblemError, match="needs Python's module curses: .*; use --batch"):
+        command._show(feed, options, feed.table.sample)
 
 
 # --- keys -------------------------------------------------------------------------------
