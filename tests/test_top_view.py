@@ -240,7 +240,7 @@ def test_a_python_without_curses_gets_a_message(
         monkeypatch.delitem(sys.modules, name, raising=False)
     options = command.Options(False, False, 0, "", "", "")
     feed = ReplayFeed(recording, 1.0)
-    with pytest.raises(ProblemError, match="needs Python's module curses: .*; use --batch"):
+    with pytest.raises(ProblemError, match=r"needs Python's module curses: .*; use --batch"):
         command._show(feed, options, feed.table.sample)
 
 
