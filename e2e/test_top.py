@@ -54,7 +54,6 @@ class Terminal:
         size = ["-x", str(width), "-y", str(height)]
         command = [*self._tmux, "new-session", "-d", *size, "sh"]
         subprocess.run(command, env=env, check=True, timeout=30)
-        self.wait_for(PROMPT)
 
     def run(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -103,6 +102,7 @@ class Terminal:
 def terminal(tmux: Sequence[str], folder: Path, width: int, height: int) -> Iterator[Terminal]:
     opened = Terminal(tmux, folder, width, height)
     try:
+        opened.wait_for(PROMPT)
         yield opened
     finally:
         try:
