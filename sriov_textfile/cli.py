@@ -261,7 +261,7 @@ def _top(values: flags.Values, host: SimulatedHost | None) -> int:
         record=values[flags.RECORD],
         replay=values[flags.REPLAY],
     )
-    machine = Machine(config, host.name, host.refresh) if host else Machine(config)
+    machine = Machine(config, host.name, host.refresh_without_rdma) if host else Machine(config)
     try:
         return command.run(config, options, machine, once.print_all)
     except once.ClosedPipeError:  # head, or a pager that was quit

@@ -232,6 +232,7 @@ def next_steps() -> str:
         [
             "These are the metrics of a simulated host. To see why some counters are 0, and more:",
             f"  {program} demo doctor     shows every PF and VF, and explains what is wrong",
+            f"  {program} demo top        shows which pods use the links, live",
             f"  {program} demo serve      serves the metrics on http://localhost:9808/metrics",
             f"  {program} doctor          examines this machine instead",
         ]

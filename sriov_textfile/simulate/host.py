@@ -139,7 +139,7 @@ class SimulatedHost:
         self._clock = clock
         self._start = clock()
         self._refreshing = threading.Lock()
-        self._written: dict[Path, dict[str, int]] = {}  # counters in sysfs
+        self._written: dict[Path, str] = {}  # texts of files that are refreshed
         self._representors = itertools.count()
         self._ifindexes = itertools.count(2)  # 1 is lo
         self._born: dict[str, int] = {}  # when each VF was created, in seconds of the host
@@ -246,6 +246,7 @@ class SimulatedHost:
                 (self.net.parent / "infiniband" / port.parent.parent.name).unlink()
             shutil.rmtree(self.device(address).resolve())
             self.device(address).unlink()
+            self._written.clear()
         for vf in range(pf.vfs, count):
             self._add_vf(pf, vf)
         pf.vfs = count
@@ -259,11 +260,18 @@ class SimulatedHost:
 
     def refresh(self) -> None:
         """Write the current counters and the ages of the VFs into sysfs; any thread may do this."""
-        with self._refreshing:
-            for pf in self.pfs:
-                for vf in range(pf.vfs):
-                    self._write_counters(pf, vf)
+        self.refresh_without_rdma()
+        for pf in self.pfs:
+            for vf in range(pf.vfs):
+                with self._refreshing:
                     self._write_rdma_counters(pf, vf)
+
+    def refresh_without_rdma(self) -> None:
+        """Do the same but for RDMA counters, which are most of the files."""
+        for pf in self.pfs:
+            for vf in range(pf.vfs):
+                with self._refreshing:
+                    self._write_counters(pf, vf)
                     self._write_age(pf.vf_address(vf))
 
     def _add_pf(self, pf: SimulatedPf) -> None:
@@ -327,9 +335,6 @@ class SimulatedHost:
         counters = pf.counters(vf, self.uptime)
         if vf in pf.busy:
             counters = dict.fromkeys(counters, 0)
-        if stats.exists() and self._written.get(stats) == counters:  # an idle VF
-            return
-        self._written[stats] = counters
         if pf.sysfs == "folder":
             stats.mkdir(exist_ok=True)
             for name, value in counters.items():
@@ -340,9 +345,11 @@ class SimulatedHost:
 
     def _replace(self, path: Path, text: str) -> None:
         """Replace a file, so that a running reader sees the old text or the new one."""
-        new = self.root / "new"
-        _write(new, text)
-        new.rename(path)
+        if self._written.get(path) != text:
+            new = self.root / "new"
+            _write(new, text)
+            new.rename(path)
+            self._written[path] = text
 
     def _add_device(
         self,
