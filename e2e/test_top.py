@@ -27,7 +27,7 @@ PROGRAM = """
 import os, sys, types
 from sriov_textfile import __main__, cli
 from sriov_textfile.top import screen
-host = types.SimpleNamespace(rtnetlink=sys.argv[1], name="node-1", refresh=lambda: None)
+host = types.SimpleNamespace(rtnetlink=sys.argv[1], name="node-1", refresh_without_rdma=int)
 draw = screen.draw
 screen.draw = lambda *a: 1 / 0 if os.path.exists(os.environ["CRASH"]) else draw(*a)
 cli.main = lambda: cli.run(["top", *sys.argv[2:]], host=host)

@@ -191,9 +191,12 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+_GROUPS = ("pod", "vf", "pf")
+
+
 def group(text: str) -> str:
     """Return the kind of rows that top shows, or "" for the default."""
-    return text and one_of("pod", "vf", "pf")(text)
+    return text and one_of(*_GROUPS)(text)
 
 
 COLLECTOR_FLAGS = {
@@ -334,6 +337,7 @@ BY = Flag(
     "",
     "rows by pod, vf or pf; empty means by pod if the kubelet lists pods with VFs, else by vf",
     "top",
+    values=_GROUPS,
 )
 RECORD = Flag("record", str, "", "file to record to, to replay it later; it keeps 256 MiB", "top")
 REPLAY = Flag("replay", str, "", "file to show instead of this machine", "top")
