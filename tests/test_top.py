@@ -146,12 +146,12 @@ def test_a_counter_that_comes_back_after_a_fall_is_not_a_spike() -> None:
 
 
 def test_a_counter_that_falls_twice_is_not_a_spike_either() -> None:
-    values = [10**12, 10**6, 0, 10**6 + 5, 10**12 + 7, 10**12 + 9]
+    values = [10**12, 10**6, 10, 10**6 + 5, 10**12 + 7, 10**12 + 9]
     samples = [one_vf(float(at), rx_bytes=value) for at, value in enumerate(values)]
     assert [found.get("rx_bytes") for found in rates_of(*samples)] == [
         None,
         None,
-        10**6 + 5,
+        10**6 - 5,
         None,
         2,
     ]
@@ -187,8 +187,51 @@ def test_a_pf_whose_counters_are_all_0_has_no_rates(make_host: MakeHost) -> None
     assert [set(vf.rates) for vf in pf.children] == [{None}, {None}]
 
 
-def test_the_first_traffic_of_a_pf_is_known() -> None:
-    assert rates_of(one_vf(0.0, rx_bytes=0), one_vf(1.0, rx_bytes=7)) == [{"rx_bytes": 7.0}]
+def test_the_first_traffic_of_a_vf_is_unknown() -> None:
+    """The zeros may be those of a NIC that resets, and what follows the old values."""
+    assert rates_of(
+        one_vf(0.0, rx_bytes=0, tx_bytes=0),
+        one_vf(1.0, rx_bytes=10**12, tx_bytes=0),
+        one_vf(2.0, rx_bytes=10**12 + 7, tx_bytes=3),
+    ) == [{}, {"rx_bytes": 7.0, "tx_bytes": 3.0}]
+
+
+def test_counters_that_are_held_back_are_unknown_and_no_spike_follows(make_host: MakeHost) -> None:
+    host = make_host(BUSY, replace(BUSY, address="0000:20:00.0", netdev="b"))
+    _, values = flags.parse(host.flags)
+    machine = Machine(flags.config(values, host.rtnetlink), "node-1", host.refresh)
+    meter = Meter()
+    shown = []
+    for second, busy in enumerate([(), (), (0, 2), (0, 2), (), (), ()]):
+        host.now, host.pfs[0].busy = second, busy
+        taken = machine.sample()
+        for pf in taken.pfs:
+            pf.read_at = second
+        table = meter.update(taken)
+        assert {vf.number for vf in taken.pfs[0].vfs if vf.held_back} == set(busy)
+        assert {problem.code for problem in taken.problems} == ({"held-back"} if busy else set())
+        shown.append([vf.rates[0] for vf in table.pfs[0].children])
+        if busy:
+            assert table.pfs[0].unknown == 2
+            assert re.search(r"ens1f0 +>432M ", batch.as_text(table, "pf"))
+            facts = json.loads(batch.as_json(table))["pfs"][0]["vfs"]
+            assert [vf["held_back"] for vf in facts] == [True, False, True, False]
+            assert [vf["rx_bytes_per_second"] is None for vf in facts] == [True, False, True, False]
+        if second:
+            assert table.pfs[1].rates[0] == 90e6
+    known, held_back = [9e6, 18e6, 27e6, 36e6], [None, 18e6, None, 36e6]
+    assert shown == [[None] * 4, known, *[held_back] * 3, known, known]
+
+
+def test_a_pf_is_not_said_to_lack_counters_while_it_resets(make_host: MakeHost) -> None:
+    host = make_host(replace(BUSY, vfs=1))
+    machine = Machine(flags.config(flags.parse(host.flags)[1], host.rtnetlink))
+    meter = Meter()
+    meter.update(machine.sample())
+    host.pfs[0].busy = {0}
+    (pf,) = meter.update(machine.sample()).pfs
+    assert (pf.no_counters, pf.unknown) == (False, 1)
+    assert "are all 0" not in batch.as_text(meter.update(machine.sample()), "pf")
 
 
 def test_a_pf_has_the_sum_of_its_vfs_and_the_share_of_its_link(make_host: MakeHost) -> None:

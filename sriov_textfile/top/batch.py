@@ -86,6 +86,7 @@ def _vf(row: Row) -> dict[str, object]:
         "address": vf.address,
         "user": vf.user,
         "pods": vf.pods,
+        "held_back": vf.held_back,
         "cpus_elsewhere": row.cpus_elsewhere,
         **_numbers(row),
     }

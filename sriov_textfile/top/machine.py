@@ -69,6 +69,7 @@ class Machine:
                         pods=vf.pods,
                         cpu_nodes=cpu_nodes.get(vf.address, []),
                         counters={n: vf.counters[n] for n in COUNTERS if n in vf.counters},
+                        held_back=vf.held_back_since is not None,
                     )
                     for vf in pf.vfs
                 ],

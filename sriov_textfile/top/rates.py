@@ -137,6 +137,7 @@ class Meter:
         counted = [vf.counters for vf in pf.vfs if vf.counters]
         # A driver without VF counters is indistinguishable from idle VFs.
         no_counters = bool(counted) and not any(any(each.values()) for each in counted)
+        no_counters = no_counters and not any(vf.held_back for vf in pf.vfs)
         children = []
         for vf in pf.vfs:
             own = f"{key} {vf.number}"
@@ -167,6 +168,9 @@ class Meter:
 
     def _rates(self, vf: str, counters: dict[str, int], seconds: float) -> Rates:
         before = self._counters.get(vf, {})
+        # Zeros may be those of a NIC that resets. What follows is then no growth but the old values.
+        if not any(before.values()) and any(counters.values()):
+            return _UNKNOWN
         rates: list[float | None] = []
         for name in COUNTERS:
             rate = None

@@ -41,6 +41,7 @@ class Vf:
     pods: list[str]  # namespace/name
     cpu_nodes: list[str]  # NUMA nodes of the pods' exclusive CPUs
     counters: dict[str, int]
+    held_back: bool = False  # whether it lacks counters because its NIC seems to reset
 
 
 @dataclass
@@ -126,6 +127,7 @@ def _vf(data: dict[str, object]) -> Vf:
         counters={
             name: _count(value, 2**64) for name, value in _is(dict, data["counters"]).items()
         },
+        held_back=_is(bool, data["held_back"]),
     )
 
 
