@@ -536,16 +536,20 @@ def test_a_sample_that_fails_is_logged_and_the_next_one_printed(make_host: MakeH
     host = make_host(BUSY)
     listing, hidden = host.root / "listing", host.root / "hidden"
     listing.symlink_to(host.bus)
-    timer = threading.Timer(0.15, lambda: listing.rename(hidden))
-    back = threading.Timer(0.55, lambda: hidden.rename(listing))
-    timer.start()
-    back.start()
-    run = host.collect(
-        "top", "--count=4", "--interval=200ms", "--json", f"--path.sysbuspci={listing}"
+    before_samples = iter(
+        [None, None, lambda: listing.rename(hidden), lambda: hidden.rename(listing)]
     )
-    back.join()
+
+    def before() -> None:
+        if act := next(before_samples, None):
+            act()
+
+    host.refresh_without_rdma = before  # type: ignore[method-assign]
+    run = host.collect(
+        "top", "--count=4", "--interval=20ms", "--json", f"--path.sysbuspci={listing}"
+    )
     assert run.code == 1
-    assert 1 <= len(run.out.splitlines()) < 4
+    assert len(run.out.splitlines()) == 3
     assert "level=error" in run.log
     assert "code=missing-mount" in run.log
 

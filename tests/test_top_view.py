@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -128,6 +129,34 @@ def test_the_documentation_shows_the_screen(
     if request.config.getoption("--update-golden"):
         DOCS.write_text(page)
     assert page == DOCS.read_text()
+
+
+def test_no_line_of_the_help_is_cut_off_at_80x24(busy_minute: Table) -> None:
+    status = Status(1.0, replay="(replay, 2 of 3)")
+    lines = [
+        "".join([text for text, _ in line])
+        for line in screen.draw(View("pod", help=True), busy_minute, status, 200, 24)
+    ]
+    assert max(map(len, lines[1:])) <= 80
+    assert lines[-2].startswith("         (netns): ")
+
+
+def test_a_narrow_screen_shows_names_and_the_most_important_columns(busy_minute: Table) -> None:
+    lines = drawn(View("pod"), busy_minute, 50, 12).splitlines()
+    assert lines[2].split() == ["POD", "PF", "RX", "TX", "DROP", "LINK"]
+    assert lines[3].startswith("+ ran/du-1")
+
+
+def test_problems_take_turns(busy_minute: Table) -> None:
+    problems = [Problem("rtnetlink", name, f"problem of {name}") for name in ("a", "b")]
+    busy_minute.sample.problems = problems
+    shown = []
+    for seconds in (100, 104, 105, 109, 110):
+        busy_minute.read_at = seconds
+        shown += re.findall(
+            r"problem of (.) \((.) of 2 problems\)", drawn(View("pod"), busy_minute)
+        )
+    assert shown == [("a", "1"), ("a", "1"), ("b", "2"), ("b", "2"), ("a", "1")]
 
 
 def test_any_size_of_the_terminal_is_filled_and_not_exceeded(busy_minute: Table) -> None:

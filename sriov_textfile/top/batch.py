@@ -15,15 +15,29 @@ from sriov_textfile.top.view import View
 
 _HEAD = {"pod": ["pod", "PF"], "vf": ["PF", "VF", "address", "used by"], "pf": ["PF"]}
 
+# Marks in the tables, and what is printed below them if they occur.
+_MARKS = {
+    " - ": "- is unknown",
+    " >": "> is a sum without VFs whose traffic is unknown",
+    "%!": "! is more than 80 % of the link",
+    "!=": "1!=0 is a NIC on NUMA node 1 whose pod has its CPUs on node 0",
+}
+
 
 def as_text(table: Table, by: str) -> str:
-    """Return the rows of a table, the busiest first, and below them the PFs with their links."""
+    """Return the rows of a table, the busiest first, and below them the PFs with their links.
+
+    What follows explains the marks that occur.
+    """
     clock = time.strftime("%H:%M:%SZ", time.gmtime(table.sample.time))
     blocks = [_lines(clock, by, [shown.row for shown in View(by).rows(table)])]
     if by != "pf":
         blocks.append(_lines(clock, "pf", table.pfs))
     notes = [f"{pf.name}: {columns.no_counters(pf)}" for pf in table.pfs if pf.no_counters]
-    return "\n".join(blocks) + "".join([f"{printable(note)}\n" for note in notes]) + "\n"
+    text = "\n".join(blocks)
+    if meanings := [meaning for mark, meaning in _MARKS.items() if mark in text]:
+        notes.append(f"marks: {'; '.join(meanings)}")
+    return text + "".join([f"{printable(note)}\n" for note in notes]) + "\n"
 
 
 def _lines(clock: str, by: str, rows: Sequence[Row]) -> str:

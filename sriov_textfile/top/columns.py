@@ -140,9 +140,20 @@ NUMA = Column(
 )
 
 LOSSES = (DROPS, _RX_DROPS, _TX_DROPS, _ERRORS)
-# Those of a screen of 80 columns, and those of a wide one and of batch mode.
+# Those of a narrow screen, of one of 80 columns, and those of a wide one and of batch mode.
+NARROWEST = (RX, TX, DROPS, LINK)
 NARROW = (RX, TX, _RX_PACKETS, _TX_PACKETS, DROPS, _ERRORS, LINK, NUMA)
 WIDE = (RX, TX, _RX_PACKETS, _TX_PACKETS, _RX_DROPS, _TX_DROPS, _ERRORS, LINK, NUMA)
+
+NARROW_WIDTH, WIDE_WIDTH = 70, 110
+
+
+def of(width: int) -> tuple[Column, ...]:
+    """Return the columns of a screen of this width."""
+    if width < NARROW_WIDTH:
+        return NARROWEST
+    return NARROW if width < WIDE_WIDTH else WIDE
+
 
 VALUES: dict[str, Value] = {
     "traffic": lambda row: row.traffic,

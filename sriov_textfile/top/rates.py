@@ -168,7 +168,7 @@ class Meter:
 
     def _rates(self, vf: str, counters: dict[str, int], seconds: float) -> Rates:
         before = self._counters.get(vf, {})
-        # Zeros may be those of a NIC that resets. What follows is then no growth but the old values.
+        # Zeros may be those of a NIC that resets. What follows is then not growth: the old values.
         if not any(before.values()) and any(counters.values()):
             return _UNKNOWN
         rates: list[float | None] = []

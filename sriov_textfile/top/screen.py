@@ -22,6 +22,7 @@ Line = list[Segment]
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"  # for a sparkline, from the lowest to the highest
 _LEAST_HISTORY, _MOST_HISTORY = 12, 60  # columns of the sparkline
 _BAR = 14
+_PROBLEM_SECONDS = 5.0  # for each, if there are several
 
 _HELP = """
 q Ctrl-C      quit                       p v n Tab   rows: pods, VFs, NICs (PFs)
@@ -36,13 +37,16 @@ _HELP_OF_REPLAY = """\
 , .           a sample back or forward   [ ]         a minute back or forward
 """
 _MEANINGS = """
-RX is what a VF received, TX what it sent. DROP and ERR are packets dropped and
-errors, both ways. LINK is the share of the PF's link, in the busier direction.
+RX is what a pod received by its VFs, TX what it sent. DROP and ERR are packets
+dropped and errors, both ways. LINK is the share of the PF's link, in the busier
+direction. The line of a PF is the sum of its VFs. Times are in UTC.
 
--        unknown: the counter cannot be read, fell or has just appeared
++ -      before a name: Enter unfolds the row to its VFs, or folds it again
+-        unknown: the driver does not count it, it fell or has just begun, or
+         the NIC resets
 >43.2G   a sum without VFs whose traffic is unknown
 87%!     more than 80 % of the link
-1!=0     the NIC is on NUMA node 1, the pod's CPUs on node 0
+1!=0     the NIC is on NUMA node 1, the pod's CPUs are on node 0
 (host)   used by no pod: the host has its netdev; (vfio): bound to vfio-pci;
          (netns): in another network namespace; (free): without a driver
 """
@@ -79,9 +83,12 @@ def draw(
     top = [_title(view, table, status, width)]
     bottom = [_keys(view, width)]
     problems = table.sample.problems
-    problem = status.message or (problems[0].text if problems else "")
+    problem, more = status.message, ""
+    if problems and not problem:
+        number = int(table.read_at / _PROBLEM_SECONDS) % len(problems)
+        problem = problems[number].text
+        more = f" ({number + 1} of {len(problems)} problems)" if len(problems) > 1 else ""
     if problem:
-        more = f" (1 of {len(problems)} problems)" if len(problems) > 1 else ""
         bottom.insert(0, [(shortened(printable(problem), width - len(more)) + more, PROBLEM)])
     if height >= 16:
         if view.by != "pf":
@@ -114,7 +121,7 @@ def _scroll(view: View, rows: Sequence[Shown]) -> None:
 
 
 def _title(view: View, table: Table, status: Status, width: int) -> Line:
-    clock = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(table.sample.time))
+    clock = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(table.sample.time))
     clock = f"{clock} {status.replay}" if status.replay else clock.partition(" ")[2]
     parts = [table.sample.host, clock, f"every {status.interval:g} s"]
     group = {"pod": "pods", "vf": "VFs", "pf": "PFs"}[view.by]
@@ -179,7 +186,7 @@ def _details(row: Row, view: View, width: int) -> list[Line]:
     more = f"dropped/s RX {rx_dropped} TX {tx_dropped}, errors/s RX {rx_errors} TX {tx_errors}"
     more += f", NUMA node {','.join(row.numa_nodes) or 'unknown'}"
     if row.cpus_elsewhere:
-        more += f", its CPUs on {','.join(row.cpus_elsewhere)}"
+        more += f", pod's CPUs on {','.join(row.cpus_elsewhere)}"
     return [[(shortened(printable(line), width), "")] for line in (about, more)]
 
 
@@ -190,8 +197,8 @@ class _Layout:
         self._view = view
         self._width = width
         self._blocks = blocks
-        wide = width >= 110
-        self._columns = columns.WIDE if wide else columns.NARROW
+        wide = width >= columns.WIDE_WIDTH
+        self._columns = columns.of(width)
         self._addresses = wide and any(shown.row.kind == "vf" for shown in rows)
         free = width - sum([column.width + 1 for column in self._columns]) - 13 * self._addresses
         names = max([len(self._name(shown)) for shown in rows], default=0)
