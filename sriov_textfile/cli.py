@@ -249,6 +249,8 @@ def _web_config_problems(path: str) -> list[Problem]:
 def _top(values: flags.Values, host: SimulatedHost | None) -> int:
     if values[flags.RECORD] and values[flags.REPLAY]:
         raise flags.FlagError("--record and --replay exclude each other")
+    if not (host or values[flags.REPLAY]):
+        values = _with_paths_of_service(values)
     config = flags.config(values, host.rtnetlink if host else "")
     from sriov_textfile.top import command
     from sriov_textfile.top.machine import Machine
@@ -269,6 +271,21 @@ def _top(values: flags.Values, host: SimulatedHost | None) -> int:
     except ProblemError as error:
         write_line(f"sriov-textfile: {error}")
         return 1
+
+
+def _with_paths_of_service(values: flags.Values) -> flags.Values:
+    """Return the values with the paths of the service on this host, unless they were given.
+
+    In a container, the kubelet's socket is not where it is on the host.
+    """
+    from sriov_textfile.doctor import service
+
+    for found in service.find()[:1]:
+        try:
+            return values.completed(flags.parse(found.arguments)[1], flags.PATHS)
+        except flags.FlagError:  # doctor reports it.
+            pass
+    return values
 
 
 def _show(text: str) -> int:

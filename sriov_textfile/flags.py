@@ -76,6 +76,12 @@ class Values:
         """Return whether no other flags were given on the command line."""
         return self._given.keys() <= {flag.name for flag in flags}
 
+    def completed(self, others: Values, flags: Iterable[Flag[object]]) -> Values:
+        """Return these values, and those of `others` for flags that were not given here."""
+        names = {flag.name for flag in flags}
+        more = {name: value for name, value in others._given.items() if name in names}
+        return Values({**more, **self._given})
+
     def check(self, *commands: str) -> None:
         """Raise FlagError if a flag was given that none of the commands accepts."""
         for flag in FLAGS:
@@ -379,6 +385,9 @@ FLAGS: tuple[Flag[object], ...] = (
     HELP,
     VERSION,
 )
+
+
+PATHS = tuple([flag for flag in FLAGS if flag.name.startswith("path.")])
 
 
 def config(values: Values, rtnetlink: str = "") -> Config:
