@@ -255,6 +255,7 @@ COMPLETIONS = {
     "--log.level ": LEVELS,
     "serve --web.rate-": {"--web.rate-burst", "--web.rate-limit"},
     "doctor --js": {"--json"},
+    "top --by=": {"pod", "vf", "pf"},
     "--collector.vfinfo=": {"true", "false"},
     "--no-collector.vfst": {"--no-collector.vfstats"},
     "--textfile.path=/etc/defaul": {"--textfile.path=/etc/default/"},

@@ -297,7 +297,7 @@ def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
     config = snapshot.config
     kubelet = Kubelet("kubepoddevice" in config.collectors, config.kubeletsocket)
     pods: Pods = {}
-    if not kubelet.enabled and not os.path.exists(config.kubeletsocket):
+    if not kubelet.enabled and not _may_exist(config.kubeletsocket):
         return kubelet, pods
     kubelet.asked = True
     try:
@@ -309,6 +309,17 @@ def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
         kubelet.problem = error.problem
     kubelet.devices = len(pods)
     return kubelet, pods
+
+
+def _may_exist(path: str) -> bool:
+    """Return whether a file exists; if its directory is closed, as the kubelet's is, it may."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _containers(snapshot: Snapshot, kubelet: Kubelet, pfs: list[Pf]) -> list[Container]:

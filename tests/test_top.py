@@ -29,7 +29,7 @@ from sriov_textfile.top import batch, recording, sample
 from sriov_textfile.top.machine import Machine
 from sriov_textfile.top.rates import Meter, Row, Table
 from sriov_textfile.top.sample import COUNTERS, Pf, Sample, Vf
-from tests.conftest import Host, MakeHost, documented
+from tests.conftest import WITHOUT_PRIVILEGE, Host, MakeHost, documented
 from tests.test_command_line import imports
 
 DOCS = Path(__file__).parent.parent / "docs/top.md"
@@ -339,6 +339,23 @@ def test_pods_that_are_unknown_are_a_problem_and_not_an_error(
     assert not taken.pods_known
     assert [problem.code for problem in taken.problems] == ["kubelet"]
     assert len(taken.pfs[0].vfs) == 4
+
+
+@pytest.mark.parametrize("view", ["top", "doctor"])
+def test_a_user_who_may_not_see_the_kubelets_socket_is_told_so(
+    make_host: MakeHost, tmp_path: Path, view: str
+) -> None:
+    """On a node, /var/lib/kubelet is closed to users."""
+    closed = tmp_path / "kubelet"
+    closed.mkdir(mode=0)
+    command = [*WITHOUT_PRIVILEGE, *MODULE, view, *make_host(replace(BUSY, sysfs="folder")).flags]
+    command += [f"--path.kubeletSocket={closed}/pod-resources/kubelet.sock"]
+    command += ["--count=1", "--interval=100ms"] if view == "top" else []
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    said = done.stderr if view == "top" else done.stdout
+    assert f"no permission to use the kubelet socket at {closed}/" in " ".join(said.split())
+    assert view == "top" or done.stdout.endswith("Not checked: pods, CPUs, textfile.\n")
 
 
 # --- reading the machine ----------------------------------------------------------------

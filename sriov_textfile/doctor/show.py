@@ -125,7 +125,7 @@ def _count(number: int, what: str) -> str:
 
 def _nothing_found(report: Report) -> str:
     checked = {
-        "pods": report.inventory.kubelet.asked,
+        "pods": report.inventory.kubelet.asked and not report.inventory.kubelet.problem,
         "CPUs": report.inventory.cpus.enabled,
         "textfile": bool(report.textfile),
     }
