@@ -37,6 +37,7 @@ lab: .venv/.test .venv/.dist ## run the program on a virtual machine with SR-IOV
 	$(BIN)/python -m lab
 
 pictures: .venv/.bench .venv/.e2e ## draw the pictures of the documentation
+	$(BIN)/python -m tools.screenshot
 	$(BIN)/python -m e2e.pictures
 
 PREFIX ?= /usr/local

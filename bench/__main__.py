@@ -85,6 +85,24 @@ def collections() -> dict[str, dict[str, measure.Spread]]:
     return found
 
 
+def refreshes() -> dict[str, dict[str, measure.Spread]]:
+    """Measure a refresh of top per reader and size, and the parts of it."""
+    found = {}
+    with ways.terminal() as terminal:
+        for reader in ("sysfs", "netlink"):
+            for pfs, vfs in ((1, 8), (4, 64), (1, 1024)):
+                with host(pfs, vfs, sysfs=reader == "sysfs") as simulated:
+                    refresh = ways.Refresh(simulated, reader, terminal)
+                    found[f"{reader} {pfs}x{vfs}"] = measure.cpu_seconds(
+                        {
+                            "collection": ways.Ours(simulated, reader),
+                            "sample": refresh.sample,
+                            "refresh": refresh,
+                        }
+                    )
+    return found
+
+
 def growth() -> dict[str, dict[int, measure.Spread]]:
     """Measure a collection of one PF with 8 to 1024 VFs, per reader, ours and the obvious way."""
     found: dict[str, dict[int, measure.Spread]] = {}
@@ -220,6 +238,8 @@ def main() -> None:
         print(f"  {name:20} CPU {seconds * 1e3:8.3f} ms = {seconds / pods['run']:.3f} of a run")
     collected = collections()
     _print_collections(collected)
+    refreshed = refreshes()
+    _print_refreshes(refreshed)
     by_vfs = growth()
     _print_growth(by_vfs)
     _draw(by_vfs)
@@ -236,6 +256,10 @@ def main() -> None:
         "collections": {
             size: {way: asdict(spread) for way, spread in spreads.items()}
             for size, spreads in collected.items()
+        },
+        "refreshes": {
+            size: {way: asdict(spread) for way, spread in spreads.items()}
+            for size, spreads in refreshed.items()
         },
         "growth": {
             way: {vfs: asdict(spread) for vfs, spread in spreads.items()}
@@ -274,6 +298,14 @@ def _print_collections(found: dict[str, dict[str, measure.Spread]]) -> None:
             obvious = spreads["obvious"]
             line += f"  obvious {_ms(obvious)}: ours is {ours.median / obvious.median:.3f} of it"
         print(line, flush=True)
+
+
+def _print_refreshes(found: dict[str, dict[str, measure.Spread]]) -> None:
+    print("\na refresh of top, without pods: a sample, the rates and a screen of 80x24")
+    for size, spreads in found.items():
+        collection = spreads["collection"].median
+        ratios = [f"{way} {spread.median / collection:.2f}" for way, spread in spreads.items()]
+        print(f"  {size:15} {_ms(spreads['refresh'])}  in collections: {', '.join(ratios[1:])}")
 
 
 def _print_growth(found: dict[str, dict[int, measure.Spread]]) -> None:

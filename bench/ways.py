@@ -6,9 +6,15 @@ necessary system calls and ignores what they return.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import socket
+import struct
+import subprocess
+import termios
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,6 +28,11 @@ from sriov_textfile.gather import Gatherer
 from sriov_textfile.host import rtnetlink
 from sriov_textfile.log import Log
 from sriov_textfile.simulate.host import SimulatedHost
+from sriov_textfile.top import live
+from sriov_textfile.top.machine import Machine
+from sriov_textfile.top.rates import Meter
+from sriov_textfile.top.screen import Status
+from sriov_textfile.top.view import View
 
 LABELS = ("numa_node", "pciAddr", "pf", "vf")
 
@@ -37,6 +48,47 @@ class Ours:
     def __call__(self) -> bytes:
         """Collect once."""
         return exposition.render(self._gatherer.gather())
+
+
+class Refresh:
+    """A refresh of top's live view: a sample, its rates, and the screen on a terminal."""
+
+    def __init__(self, host: SimulatedHost, reader: str, terminal: live.Terminal) -> None:
+        arguments = [*host.flags, f"--collector.vfstatspriority={reader}"]
+        config = flags.config(flags.parse(arguments)[1], host.rtnetlink)
+        self.sample = Machine(config).sample
+        self._meter = Meter()
+        self._view = View("vf")
+        self._terminal = terminal
+
+    def __call__(self) -> None:
+        """Refresh once."""
+        self._terminal.show(self._view, self._meter.update(self.sample()), Status(1.0))
+
+
+@contextmanager
+def terminal() -> Iterator[live.Terminal]:
+    """Use a pseudo-terminal of 80x24 as standard input and output of this process."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    saved = [os.dup(0), os.dup(1)]
+    reader = subprocess.Popen(
+        ["cat"], stdin=master, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    os.environ["TERM"] = "xterm-256color"
+    try:
+        for number in (0, 1):
+            os.dup2(slave, number)
+        with live.terminal() as opened:
+            yield opened
+    finally:
+        for number, file in enumerate(saved):
+            os.dup2(file, number)
+            os.close(file)
+        os.close(slave)
+        os.close(master)
+        reader.kill()
+        reader.wait()
 
 
 class Obvious(Collector):

@@ -65,8 +65,8 @@ WIRE_BYTES = {
 class Pf(SimulatedPf):
     traffic: int = 1
 
-    def counters(self, vf: int, seconds: int) -> dict[str, int]:
-        return {name: self.traffic * n * (vf + 1) * seconds for name, n in PER_SECOND.items()}
+    def counters(self, vf: int, seconds: float) -> dict[str, int]:
+        return {name: self.traffic * n * (vf + 1) * int(seconds) for name, n in PER_SECOND.items()}
 
     def rdma_counters(self, vf: int, seconds: int) -> dict[str, dict[str, int]]:
         return {

@@ -42,12 +42,12 @@ class FaultyPf(SimulatedPf):
     dropping: int = 1
     silent: int = 1
 
-    def counters(self, vf: int, seconds: int) -> dict[str, int]:
+    def counters(self, vf: int, seconds: float) -> dict[str, int]:
         is_silent = self.dropping <= vf < self.dropping + self.silent
         counters = super().counters(vf, 0 if is_silent else seconds)
         if vf < self.dropping:
             counters["rx_dropped"] += counters["rx_packets"] // 10
-            counters["tx_errors"] += seconds
+            counters["tx_errors"] += int(seconds)
         return counters
 
 

@@ -41,7 +41,7 @@ class Pf(SimulatedPf):
 
     storm: bool = False
 
-    def counters(self, vf: int, seconds: int) -> dict[str, int]:
+    def counters(self, vf: int, seconds: float) -> dict[str, int]:
         counters = super().counters(vf, seconds)
         counters["rx_dropped"] = counters["rx_packets"] // (10 if self.storm else 20_000)
         return counters

@@ -32,7 +32,7 @@ class RestartingPf(SimulatedPf):
 
     origin: int = 0
 
-    def counters(self, vf: int, seconds: int) -> dict[str, int]:
+    def counters(self, vf: int, seconds: float) -> dict[str, int]:
         return super().counters(vf, seconds - self.origin)
 
 

@@ -255,6 +255,7 @@ COMPLETIONS = {
     "--log.level ": LEVELS,
     "serve --web.rate-": {"--web.rate-burst", "--web.rate-limit"},
     "doctor --js": {"--json"},
+    "top --by=": {"pod", "vf", "pf"},
     "--collector.vfinfo=": {"true", "false"},
     "--no-collector.vfst": {"--no-collector.vfstats"},
     "--textfile.path=/etc/defaul": {"--textfile.path=/etc/default/"},
@@ -291,7 +292,7 @@ def test_fish_completes_commands_flags_and_values(checker: Debian, typed: str) -
     line = shlex.quote(f"sriov-textfile {typed}")
     output = checker.run(f"fish -c {shlex.quote(f'complete -C {line}')}")
     found = {word.split("\t")[0] for word in output.splitlines()}
-    flag = typed if typed.endswith("=") else ""
+    flag = typed.rpartition(" ")[2] if typed.endswith("=") else ""
     assert {f"{flag}{word}" for word in COMPLETIONS[typed]} <= found
 
 

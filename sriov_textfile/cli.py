@@ -1,7 +1,7 @@
 """The command line: runs one command and returns its exit code.
 
-Exit code 0: the metrics were delivered, or doctor has no findings; 1: the command failed, or
-doctor has findings; 2: the command line is wrong.
+Exit code 0: the metrics were delivered, doctor has no findings, top has shown all samples; 1: the
+command failed, or doctor has findings; 2: the command line is wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from sriov_textfile.gather import Gatherer, GatherError
 from sriov_textfile.log import Log, write_line
 from sriov_textfile.outputs import once
 from sriov_textfile.problems import ProblemError
+from sriov_textfile.snapshots import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ COMMANDS = {
     "serve": "serve GET /metrics over HTTP on --web.listen-address, until SIGTERM",
     "doctor": "show every PF and VF, and explain why a metric is missing; without flags, with those"
     " of the service on this host",
+    "top": "show which pods and VFs use the links, as it happens; as plain lines if standard output"
+    " is not a terminal, or with --batch",
     "demo": "run any command on a simulated host: demo [COMMAND]",
     "help": "print this help, or the help of a command: help COMMAND",
     "version": "print the version",
@@ -60,8 +63,9 @@ def run(arguments: Sequence[str], host: SimulatedHost | None = None) -> int:
     values.check(*(["demo"] if demo else []), command)
     if demo and host is None:
         return _demo(arguments, command, values)
-    if command == "doctor":
-        return _doctor(values, host)
+    views = {"doctor": _doctor, "top": _top}
+    if command in views:
+        return views[command](values, host)
     config = flags.config(values, host.rtnetlink if host else "")
     log = Log(config.log_level, config.log_format)
     if command == "serve":
@@ -81,7 +85,7 @@ def _command(words: Sequence[str]) -> str:
     if command in ("demo", "help", "version"):
         extra = f" {more[0]}" if more else ""
         raise flags.FlagError(f"cannot run {command}{extra} here; see sriov-textfile --help")
-    if command not in ("collect", "serve", "doctor"):
+    if command not in ("collect", "serve", "doctor", "top"):
         near = flags.similar(command, COMMANDS)
         hint = f"did you mean {near}?" if near else f"commands: {', '.join(COMMANDS)}"
         raise flags.FlagError(f"unknown command {command}; {hint}")
@@ -216,7 +220,7 @@ def _doctor(values: flags.Values, host: SimulatedHost | None) -> int:
     config = flags.config(values, host.rtnetlink if host else "")
     try:
         report = examine.examine(config, host.nic if host else None)
-    except examine.ExamineError as error:
+    except SnapshotError as error:
         write_line(f"sriov-textfile: {error}")
         return 1
     if config.web_config_file:
@@ -240,6 +244,48 @@ def _web_config_problems(path: str) -> list[Problem]:
     except ProblemError as error:
         return [error.problem]
     return []
+
+
+def _top(values: flags.Values, host: SimulatedHost | None) -> int:
+    if values[flags.RECORD] and values[flags.REPLAY]:
+        raise flags.FlagError("--record and --replay exclude each other")
+    if not (host or values[flags.REPLAY]):
+        values = _with_paths_of_service(values)
+    config = flags.config(values, host.rtnetlink if host else "")
+    from sriov_textfile.top import command
+    from sriov_textfile.top.machine import Machine
+
+    options = command.Options(
+        batch=values[flags.BATCH],
+        json=values[flags.JSON],
+        count=values[flags.COUNT],
+        by=values[flags.BY],
+        record=values[flags.RECORD],
+        replay=values[flags.REPLAY],
+    )
+    machine = Machine(config, host.name, host.refresh_without_rdma) if host else Machine(config)
+    try:
+        return command.run(config, options, machine, once.print_all)
+    except once.ClosedPipeError:  # head, or a pager that was quit
+        return 0
+    except ProblemError as error:
+        write_line(f"sriov-textfile: {error}")
+        return 1
+
+
+def _with_paths_of_service(values: flags.Values) -> flags.Values:
+    """Return the values with the paths of the service on this host, unless they were given.
+
+    In a container, the kubelet's socket is not where it is on the host.
+    """
+    from sriov_textfile.doctor import service
+
+    for found in service.find()[:1]:
+        try:
+            return values.completed(flags.parse(found.arguments)[1], flags.PATHS)
+        except flags.FlagError:  # doctor reports it.
+            pass
+    return values
 
 
 def _show(text: str) -> int:

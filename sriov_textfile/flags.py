@@ -76,6 +76,12 @@ class Values:
         """Return whether no other flags were given on the command line."""
         return self._given.keys() <= {flag.name for flag in flags}
 
+    def completed(self, others: Values, flags: Iterable[Flag[object]]) -> Values:
+        """Return these values, and those of `others` for flags that were not given here."""
+        names = {flag.name for flag in flags}
+        more = {name: value for name, value in others._given.items() if name in names}
+        return Values({**more, **self._given})
+
     def check(self, *commands: str) -> None:
         """Raise FlagError if a flag was given that none of the commands accepts."""
         for flag in FLAGS:
@@ -191,6 +197,14 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+_GROUPS = ("pod", "vf", "pf")
+
+
+def group(text: str) -> str:
+    """Return the kind of rows that top shows, or "" for the default."""
+    return text and one_of(*_GROUPS)(text)
+
+
 COLLECTOR_FLAGS = {
     collector.name: Flag(
         f"collector.{collector.name}",
@@ -272,9 +286,10 @@ INTERVAL = Flag(
     "interval",
     interval,
     "",
-    "repeat with this pause, such as 15s; empty means once",
+    "repeat with this pause, such as 15s; empty means once, and 1s in top",
     "collect",
     "doctor",
+    "top",
 )
 LISTEN_ADDRESS = Flag(
     "web.listen-address", listen_address, ":9808", "address to listen on", "serve", "doctor"
@@ -311,7 +326,27 @@ RATE_LIMIT = Flag(
     "serve",
     "doctor",
 )
-JSON = Flag("json", boolean, "false", "print the report as JSON", "doctor")
+JSON = Flag(
+    "json", boolean, "false", "print JSON; in top an object for each sample", "doctor", "top"
+)
+BATCH = Flag("batch", boolean, "false", "print plain lines, even on a terminal", "top")
+COUNT = Flag(
+    "count",
+    whole_number(0, 1_000_000),
+    "0",
+    "print the rates so many times as plain lines, and exit; 0 means until interrupted",
+    "top",
+)
+BY = Flag(
+    "by",
+    group,
+    "",
+    "rows by pod, vf or pf; empty means by pod if the kubelet lists pods with VFs, else by vf",
+    "top",
+    values=_GROUPS,
+)
+RECORD = Flag("record", str, "", "file to record to, to replay it later; it keeps 256 MiB", "top")
+REPLAY = Flag("replay", str, "", "file to show instead of this machine", "top")
 PFS = Flag("pfs", whole_number(1, 64), "3", "number of simulated PFs", "demo")
 VFS = Flag("vfs", whole_number(0, 1024), "8", "number of VFs on each PF", "demo")
 HELP = Flag("help", boolean, "false", "print this help")
@@ -340,11 +375,19 @@ FLAGS: tuple[Flag[object], ...] = (
     LOG_LEVEL,
     LOG_FORMAT,
     JSON,
+    BATCH,
+    COUNT,
+    BY,
+    RECORD,
+    REPLAY,
     PFS,
     VFS,
     HELP,
     VERSION,
 )
+
+
+PATHS = tuple([flag for flag in FLAGS if flag.name.startswith("path.")])
 
 
 def config(values: Values, rtnetlink: str = "") -> Config:

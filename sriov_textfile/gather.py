@@ -7,23 +7,22 @@ import time
 
 from sriov_textfile import __version__
 from sriov_textfile.collectors import COLLECTORS
-from sriov_textfile.deadline import Task
 from sriov_textfile.metrics import Family, labels
-from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, shortage, unexpected
-from sriov_textfile.snapshot import Memory, Snapshot
+from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, unexpected
+from sriov_textfile.snapshot import Memory
+from sriov_textfile.snapshots import SnapshotError, Snapshots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sriov_textfile.collectors import Collector
     from sriov_textfile.config import Config
     from sriov_textfile.held_back import Past
     from sriov_textfile.log import Log
+    from sriov_textfile.snapshot import Snapshot
 
 
-class GatherError(ProblemError):
-    """Raised when a collection did not finish within --timeout, or could not start."""
+# What gather() and count() raise.
+GatherError = SnapshotError
 
 
 class Gatherer:
@@ -34,23 +33,21 @@ class Gatherer:
             import threading  # noqa: F401  # before grpc does so in a task; see deadline.Task
         self._config = config
         self._log = log
-        self._task: Task | None = None
-        self._snapshot: Snapshot | None = None  # of that task
-        self._memory = memory(config)
+        limit = config.timeout
+        self._snapshots = Snapshots(config, log, "the collection", limit, memory(config))
 
     def gather(self, seconds: float | None = None) -> list[Family]:
         """Return the families of all collectors and of the run itself.
 
         Failures and skipped inputs are logged, and exported as `sriov_scrape_collector_*`. Raises
         GatherError after `seconds` (by default --timeout), or immediately while an earlier
-        collection hangs: a hang costs one thread, not one per attempt.
+        collection hangs.
         """
-        families: list[Family] = []
         seconds = self._config.timeout if seconds is None else seconds
-        snapshot = self._new_snapshot(seconds)
+        snapshot = self._snapshots.new(seconds)
         finished = False
         try:
-            self._run(snapshot, lambda: families.extend(_collect(snapshot)), seconds)
+            families = self._snapshots.read(snapshot, lambda: _collect(snapshot), seconds)
             finished = True
         finally:
             found = {"error": list(snapshot.failed), "warn": list(snapshot.skipped)}
@@ -60,46 +57,13 @@ class Gatherer:
 
     def count(self) -> tuple[int, int]:
         """Return the number of PFs and of VFs; raises GatherError as gather() does."""
-        pfs: dict[str, int] = {}  # VFs by the PF's address, which two ports may share
         seconds = self._config.timeout
-        snapshot = self._new_snapshot(seconds)
-
-        def count() -> None:
-            pfs.update({pf.address: len(pf.vfs) for pf in snapshot.pfs})
-
-        self._run(snapshot, count, seconds)
+        snapshot = self._snapshots.new(seconds)
+        # Two ports may share an address and its VFs.
+        pfs = self._snapshots.read(
+            snapshot, lambda: {pf.address: len(pf.vfs) for pf in snapshot.pfs}, seconds
+        )
         return len(pfs), sum(pfs.values())
-
-    def _new_snapshot(self, seconds: float) -> Snapshot:
-        return Snapshot(self._config, self._log, time.monotonic() + seconds, self._memory)
-
-    def _run(self, snapshot: Snapshot, read: Callable[[], object], seconds: float) -> None:
-        """Call `read`, which uses the snapshot, in a task of its own. Raises GatherError."""
-        if self._task and self._snapshot and not self._task.done:
-            reason = f"an earlier collection still hangs while reading {self._snapshot.reading}"
-            raise GatherError(Problem("hangs", "", reason, "see dmesg"))
-
-        def task() -> None:
-            try:
-                read()
-            finally:
-                snapshot.close()
-
-        try:
-            self._task, self._snapshot = Task(task), snapshot
-            finished = self._task.wait(seconds)
-        except MemoryError as error:
-            raise GatherError(shortage(error)) from None
-        except ProblemError as error:  # from count()
-            raise GatherError(error.problem) from None
-        except Exception as error:
-            raise GatherError(unexpected("collection", error)) from None
-        if not finished:
-            reason = (
-                f"the collection did not finish within {self._config.timeout:g} s (--timeout):"
-                f" still reading {snapshot.reading}"
-            )
-            raise GatherError(Problem("hangs", "", reason, "see dmesg, or set a longer --timeout"))
 
 
 def memory(config: Config) -> Memory:

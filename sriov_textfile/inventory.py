@@ -1,6 +1,6 @@
 """Inventory: a snapshot's PFs, VFs, pods and CPUs, joined as plain data.
 
-Collectors turn a snapshot into metrics, and this module turns it into the facts for doctor.
+Collectors turn a snapshot into metrics, and this module turns it into the facts for doctor and top.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from sriov_textfile import packages
 from sriov_textfile.config import Config
-from sriov_textfile.host import files, nic, pci, rdma, readers
-from sriov_textfile.host.rtnetlink import Link
+from sriov_textfile.host import files, nic, pci, rdma, readers, rtnetlink
 from sriov_textfile.problems import Problem, ProblemError
 from sriov_textfile.snapshot import Snapshot, VfCounters
 
@@ -26,9 +25,9 @@ class Vf:
 
     number: int
     address: str
-    driver: str  # "" if no driver is bound to it
-    netdev: str  # "" if it has none in this network namespace
-    netdev_packets: int | None  # received and sent by its own netdev, if it has one here
+    driver: str = ""  # "" if no driver is bound to it
+    netdev: str = ""  # "" if it has none in this network namespace
+    netdev_packets: int | None = None  # received and sent by its own netdev, if it has one here
     mac: str | None = None
     vlan: int | None = None  # None also if no VLAN is set
     qos: int | None = None
@@ -75,7 +74,8 @@ class Pf:
     link_problem: Problem | None  # why the configuration of its VFs is unknown
     readers: list[ReaderUse]
     vfs: list[Vf]
-    rdma_devices: list[str]  # visible in this network namespace, if vfrdma is on
+    # Visible in this network namespace, if vfrdma is on.
+    rdma_devices: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -123,18 +123,85 @@ class Inventory:
     rdma_shared: bool | None  # whether all network namespaces see all RDMA devices
 
 
-def take(snapshot: Snapshot, describe_nic: DescribeNic) -> Inventory:
-    """Return the inventory of a snapshot; what the snapshot has not read yet is read now."""
+def take(snapshot: Snapshot, describe_nic: DescribeNic | None) -> Inventory:
+    """Return the inventory of a snapshot; what the snapshot has not read yet is read now.
+
+    Without `describe_nic` it costs little more than a collection: details of the NICs, and
+    configuration, drivers, netdevs and RDMA devices of the VFs are left out.
+    """
     kubelet, pods = _kubelet(snapshot)
     cpus = _cpus(snapshot)
     pfs, problem, nics = [], None, ""
     try:
         pfs = [_pf(snapshot, pf, pods) for pf in snapshot.pfs]
         kubelet.containers = _containers(snapshot, kubelet, pfs)
-        nics = _add_nics(snapshot, pfs, describe_nic)
+        if describe_nic:
+            _add_details(snapshot, pfs)
+            nics = _add_nics(snapshot, pfs, describe_nic)
     except ProblemError as error:
         problem = error.problem
-    return Inventory(pfs, snapshot.left_out, problem, nics, kubelet, cpus, _rdma_shared(snapshot))
+    rdma_shared = _rdma_shared(snapshot) if describe_nic else None
+    return Inventory(pfs, snapshot.left_out, problem, nics, kubelet, cpus, rdma_shared)
+
+
+def _add_details(snapshot: Snapshot, pfs: list[Pf]) -> None:
+    """Add configuration, drivers, netdevs and RDMA devices of the VFs."""
+    for pf, described in zip(snapshot.pfs, pfs, strict=True):
+        link = rtnetlink.Link(pf.netdev, 0, {}, wrapped=False)
+        if pf.netdev:
+            try:
+                link = snapshot.link(pf)
+            except ProblemError as error:
+                described.link_problem = error.problem
+        described.vf_list_wrapped, described.vf_list_dumped = link.wrapped, link.dumped
+        described.rdma_devices = _rdma_devices(snapshot, pf.address)
+        for vf in described.vfs:
+            vf.rdma_devices = _rdma_devices(snapshot, vf.address)
+            _add_driver_and_netdev(snapshot, vf)
+            if vf.number in link.vfs:
+                _add_configuration(link.vfs[vf.number], vf)
+
+
+def _add_driver_and_netdev(snapshot: Snapshot, vf: Vf) -> None:
+    try:
+        vf.driver, vf.netdev = snapshot.vf_driver_and_netdev(vf.address)
+    except ProblemError:  # vfinfo reports it, if it is on.
+        return
+    if vf.netdev:
+        vf.netdev_packets = _packets(f"{snapshot.config.sysbuspci}/{vf.address}/net/{vf.netdev}")
+
+
+def _packets(netdev: str) -> int | None:
+    """Return how many packets a netdev has received and sent, or None if unknown."""
+    try:
+        counts = [files.read_int(f"{netdev}/statistics/{way}_packets") for way in ("rx", "tx")]
+    except OSError:
+        return None
+    return sum(count or 0 for count in counts) if any(c is not None for c in counts) else None
+
+
+def _add_configuration(described: rtnetlink.Vf, vf: Vf) -> None:
+    vf.mac, vf.link_state = described.mac, described.link_state
+    vf.trust, vf.spoofchk = described.trust, described.spoofchk
+    if described.vlan:
+        vf.vlan, vf.qos, vf.vlan_proto = described.vlan, described.qos, described.vlan_proto
+
+
+def _rdma_devices(snapshot: Snapshot, address: str) -> list[str]:
+    """Return the RDMA devices of a PF or VF, if vfrdma is on."""
+    if "vfrdma" not in snapshot.config.collectors:
+        return []
+    try:
+        return rdma.devices(f"{snapshot.config.sysbuspci}/{address}")
+    except OSError:  # vfrdma reports it.
+        return []
+
+
+def _rdma_shared(snapshot: Snapshot) -> bool | None:
+    try:
+        return snapshot.shares_rdma
+    except ProblemError:  # Only the explanation of a missing device lacks it.
+        return None
 
 
 def _add_nics(snapshot: Snapshot, pfs: list[Pf], describe_nic: DescribeNic) -> str:
@@ -155,12 +222,6 @@ def _add_nics(snapshot: Snapshot, pfs: list[Pf], describe_nic: DescribeNic) -> s
 
 def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
     config = snapshot.config
-    link, link_problem = Link(pf.netdev, 0, {}, wrapped=False), None
-    if pf.netdev:
-        try:
-            link = snapshot.link(pf)
-        except ProblemError as error:
-            link_problem = error.problem
     counters = VfCounters()
     if "vfstats" in config.collectors:
         counters = snapshot.vf_counters(pf)
@@ -178,15 +239,11 @@ def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
         total_vfs=pf.total_vfs,
         num_vfs=pf.num_vfs,
         netdev_in_sysfs=bool(pf.netdev) and os.path.isdir(f"{config.sysclassnet}/{pf.netdev}"),
-        vf_list_wrapped=link.wrapped,
-        vf_list_dumped=link.dumped,
-        link_problem=link_problem,
+        vf_list_wrapped=False,
+        vf_list_dumped=False,
+        link_problem=None,
         readers=[_reader_use(reader, config, pf, counters) for reader in readers.READERS],
-        vfs=[
-            _vf(snapshot, number, address, link, counters, pods)
-            for number, address in pf.vfs.items()
-        ],
-        rdma_devices=_rdma_devices(snapshot, pf.address),
+        vfs=[_vf(number, address, counters, pods) for number, address in pf.vfs.items()],
     )
 
 
@@ -225,57 +282,14 @@ def _why_not(reader: readers.Reader, config: Config, pf: pci.Pf, counters: VfCou
     return reason
 
 
-def _vf(
-    snapshot: Snapshot, number: int, address: str, link: Link, counters: VfCounters, pods: Pods
-) -> Vf:
-    try:
-        driver, netdev = snapshot.vf_driver_and_netdev(address)
-    except ProblemError:  # vfinfo reports it, if it is on.
-        driver, netdev = "", ""
-    folder = f"{snapshot.config.sysbuspci}/{address}/net/{netdev}"
-    vf = Vf(
-        number=number,
-        address=address,
-        driver=driver,
-        netdev=netdev,
-        netdev_packets=_packets(folder) if netdev else None,
+def _vf(number: int, address: str, counters: VfCounters, pods: Pods) -> Vf:
+    return Vf(
+        number,
+        address,
         counters=counters.by_vf.get(number, {}),
         held_back_since=counters.held_back.get(number),
-        rdma_devices=_rdma_devices(snapshot, address),
         pods=pods.get(address, []),
     )
-    if described := link.vfs.get(number):
-        vf.mac, vf.link_state = described.mac, described.link_state
-        vf.trust, vf.spoofchk = described.trust, described.spoofchk
-        if described.vlan:
-            vf.vlan, vf.qos, vf.vlan_proto = described.vlan, described.qos, described.vlan_proto
-    return vf
-
-
-def _rdma_devices(snapshot: Snapshot, address: str) -> list[str]:
-    """Return the RDMA devices of a PF or VF, if vfrdma is on."""
-    if "vfrdma" not in snapshot.config.collectors:
-        return []
-    try:
-        return rdma.devices(f"{snapshot.config.sysbuspci}/{address}")
-    except OSError:  # vfrdma reports it.
-        return []
-
-
-def _rdma_shared(snapshot: Snapshot) -> bool | None:
-    try:
-        return snapshot.shares_rdma
-    except ProblemError:  # Only the explanation of a missing device lacks it.
-        return None
-
-
-def _packets(netdev: str) -> int | None:
-    """Return how many packets a netdev has received and sent, or None if unknown."""
-    try:
-        counts = [files.read_int(f"{netdev}/statistics/{way}_packets") for way in ("rx", "tx")]
-    except OSError:
-        return None
-    return sum(count or 0 for count in counts) if any(c is not None for c in counts) else None
 
 
 def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
@@ -283,7 +297,7 @@ def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
     config = snapshot.config
     kubelet = Kubelet("kubepoddevice" in config.collectors, config.kubeletsocket)
     pods: Pods = {}
-    if not kubelet.enabled and not os.path.exists(config.kubeletsocket):
+    if not kubelet.enabled and not _may_exist(config.kubeletsocket):
         return kubelet, pods
     kubelet.asked = True
     try:
@@ -295,6 +309,17 @@ def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
         kubelet.problem = error.problem
     kubelet.devices = len(pods)
     return kubelet, pods
+
+
+def _may_exist(path: str) -> bool:
+    """Return whether a file exists; if its directory is closed, as the kubelet's is, it may."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _containers(snapshot: Snapshot, kubelet: Kubelet, pfs: list[Pf]) -> list[Container]:

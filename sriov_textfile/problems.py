@@ -25,6 +25,10 @@ class Problem:
         """Reason and hint in one line."""
         return f"{self.reason}; {self.hint}" if self.hint else self.reason
 
+    def as_dict(self) -> dict[str, str]:
+        """Return the fields, for JSON."""
+        return {name: getattr(self, name) for name in ("code", "subject", "reason", "hint")}
+
 
 class ProblemError(Exception):
     """Raised if something cannot be read at all; `problem` is the reason and what to do."""
@@ -61,7 +65,9 @@ def cause(error: Exception, path: str = "") -> str:
     return f"{path}: {reason}" if path else reason
 
 
-def unexpected(subject: str, error: Exception) -> Problem:
+def unexpected(subject: str, error: Exception, last_read: str = "") -> Problem:
     """Return the problem of an error that the program does not handle, in reading `subject`."""
     reason = f"{subject} failed unexpectedly: {type(error).__name__}: {error}"
+    if last_read:
+        reason += f" (last read: {last_read})"
     return Problem("unexpected", subject, reason, "please report this")

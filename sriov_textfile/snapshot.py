@@ -42,7 +42,7 @@ _MAX_SKIPPED = 1000  # a kubelet or driver that repeats itself must not fill the
 class VfCounters:
     """A PF's VF counters, and which readers were tried, had counters or failed."""
 
-    __slots__ = ("asked", "by_vf", "failures", "held_back", "served")
+    __slots__ = ("asked", "by_vf", "failures", "held_back", "read_at", "served")
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -51,6 +51,7 @@ class VfCounters:
         self.held_back: dict[int, int] = {}
         self.served: dict[str, int] = {}  # by reader: the number of VFs that it had counters for
         self.failures: dict[str, Problem] = {}  # by reader
+        self.read_at = 0.0  # on the clock of time.monotonic()
 
 
 class Memory:
@@ -294,6 +295,7 @@ class Snapshot:
                 if found:
                     counters.by_vf.update(found)
                     counters.served[name] = len(found)
+        counters.read_at = time.monotonic()
         for problem in counters.failures.values():
             self.fail(problem)
         return counters
@@ -342,6 +344,13 @@ class Snapshot:
                 "unreadable", sysfs, f"cannot read the RDMA mode: {cause(error)}"
             ),
         )
+
+    def link_speed(self, pf: Pf) -> int | None:
+        """Return the speed of the PF's link in Mbit/s; None if it is down or unknown."""
+        from sriov_textfile.host import nic
+
+        self.reading = f"the link speed of {pf.netdev}"
+        return nic.link_speed(self.config.sysclassnet, pf.netdev)
 
     @property
     def numa_nodes(self) -> dict[int, str]:

@@ -117,6 +117,13 @@ def make_host(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Mak
         yield make
 
 
+def documented(page: Path, heading: str) -> list[list[str]]:
+    """Return the cells of the tables below a heading of a page of docs/."""
+    section = page.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.*)\|$", section, re.MULTILINE)
+    return [[cell.strip() for cell in row.split(" |")] for row in rows[1:]]
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compare a whole output with a golden file, ignoring what differs from run to run."""

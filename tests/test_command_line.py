@@ -69,7 +69,7 @@ def test_a_failed_collector_still_exits_0(tmp_path: Path) -> None:
         (["collcet"], "unknown command collcet; did you mean collect?\n"),
         (
             ["frobnicate"],
-            "unknown command frobnicate; commands: collect, serve, doctor, demo, help",
+            "unknown command frobnicate; commands: collect, serve, doctor, top, demo, help",
         ),
         (["collect", "collect"], "unexpected argument collect after collect; see --help"),
         (["--collector.netlink", "false"], "set a boolean flag with --flag=false"),

@@ -33,7 +33,7 @@ from sriov_textfile.simulate.host import INFINIBAND, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 from sriov_textfile.simulate.rtnetlink import encode_link
-from tests.conftest import WITHOUT_PRIVILEGE, Host, MakeHost
+from tests.conftest import WITHOUT_PRIVILEGE, Host, MakeHost, documented
 
 PROJECT = Path(__file__).parent.parent
 DOCS = PROJECT / "docs/doctor.md"
@@ -527,7 +527,7 @@ def test_a_hung_driver_exits_1_with_a_one_line_message(
     assert (run.code, run.out) == (1, "")
     assert run.log == (
         "sriov-textfile: doctor did not finish within 0.4 s: still reading the NIC of ens1f0;"
-        " see dmesg\n"
+        " see dmesg, or set a longer --timeout\n"
     )
 
 
@@ -552,7 +552,7 @@ def test_an_unexpected_error_exits_1_with_a_one_line_message(
     run = host.collect("doctor")
     assert (run.code, run.out) == (1, "")
     assert re.fullmatch(
-        r"sriov-textfile: .* while reading the NIC of ens1f0: ZeroDivisionError: .*; .*\n", run.log
+        r"sriov-textfile: .*: ZeroDivisionError: .* \(last read: the NIC of ens1f0\); .*\n", run.log
     )
 
 
@@ -1101,13 +1101,6 @@ def test_the_documentation_shows_the_current_output(
     assert block == f"<!-- doctor -->\n{shown}"
 
 
-def documented(heading: str) -> list[list[str]]:
-    """Return the cells of the table below a heading of docs/doctor.md."""
-    section = DOCS.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (.*)\|$", section, re.MULTILINE)
-    return [[cell.strip() for cell in row.split(" |")] for row in rows[1:]]
-
-
 def test_the_documentation_lists_every_code() -> None:
     """Codes of findings, and of problems in the log and in `--json`."""
     sources = (PROJECT / "sriov_textfile").rglob("*.py")
@@ -1115,7 +1108,9 @@ def test_the_documentation_lists_every_code() -> None:
     for source in sources:
         codes |= set(re.findall(r'(?:Finding|Problem|_error)\(\s*"([a-z-]+)"', source.read_text()))
     assert len(codes) > 25
-    listed = [row[0].strip("`") for row in documented("Findings") + documented("Other codes")]
+    listed = [
+        row[0].strip("`") for row in documented(DOCS, "Findings") + documented(DOCS, "Other codes")
+    ]
     assert sorted(listed) == sorted(codes)
 
 
@@ -1151,7 +1146,7 @@ JSON_TYPES = {
 
 def test_the_documented_json_schema_matches_the_report() -> None:
     expected = {"healthy": "boolean", **dict(schema(Report))}
-    listed = {row[0].strip("`"): row[1] for row in documented("JSON")}
+    listed = {row[0].strip("`"): row[1] for row in documented(DOCS, "JSON")}
     assert listed == expected
 
 
@@ -1159,7 +1154,7 @@ def test_the_documented_json_schema_matches_the_report() -> None:
 def test_every_json_field_is_documented(make_host: MakeHost, tmp_path: Path) -> None:
     host = make_host(demo.pf(0, vfs=2))
     (host.device(host.pfs[0].address) / "sriov/0/stats/rx_bytes").write_text("many\n")
-    fields = {row[0].strip("`") for row in documented("JSON")}
+    fields = {row[0].strip("`") for row in documented(DOCS, "JSON")}
     with demo_node(tmp_path, host.pfs) as node:
         parsed = report(host, *node.flags, f"--textfile.path={tmp_path}/sriov.prom")
 

@@ -233,6 +233,14 @@ def test_the_zipapp_runs_doctor(pyz: Path) -> None:
     assert done.stdout.endswith("\nNo findings. Not checked: pods, textfile.\n")
 
 
+def test_the_zipapp_prints_the_tables_of_top(pyz: Path) -> None:
+    done = run_pyz(pyz, "demo", "--pfs=2", "--vfs=4", "top", "--batch", "--count=2", "--by=vf")
+    assert done.returncode == 0
+    heads = [line for line in done.stdout.splitlines() if line.startswith("time ")]
+    assert [head.split()[1:3] for head in heads] == [["PF", "VF"], ["PF", "rx-bit/s"]] * 2
+    assert done.stdout.count(" ens1f0 ") == 2 * (4 + 1)
+
+
 def test_doctor_in_the_zipapp_has_the_package_for_nic_details(pyz: Path, tmp_path: Path) -> None:
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=2)])
     done = run_pyz(pyz, "doctor", *host.flags)

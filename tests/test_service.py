@@ -1,4 +1,4 @@
-"""How doctor finds the flags of the program's service: in units, cron jobs and processes."""
+"""How doctor and top find the flags of the program's service: in units, cron jobs and processes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from sriov_textfile import cli
+from sriov_textfile.config import Config
 from sriov_textfile.doctor import service
 from sriov_textfile.doctor.service import Service
+from sriov_textfile.top import command
 
 PROJECT = Path(__file__).parent.parent
 FILE = "/var/lib/prometheus/node-exporter/sriov.prom"
@@ -234,6 +236,7 @@ def test_in_a_container_process_1_is_the_service(tmp_path: Path) -> None:
     process(tmp_path, "self", "1")
     process(tmp_path, 1, "1", *ENTRYPOINT, "serve", "--timeout=5s")
     process(tmp_path, 20, "1", *ENTRYPOINT, "doctor")
+    process(tmp_path, 30, "1", *ENTRYPOINT, "top", "--record=/tmp/incident.jsonl")
     assert service.find(str(tmp_path)) == [Service("process 1", ["serve", "--timeout=5s"])]
 
 
@@ -294,3 +297,41 @@ def test_wrong_flags_of_the_service_are_reported(
         "sriov-textfile: the flags of sriov-textfile.timer are wrong: unknown flag"
         " --colector.vfinfo; did you mean --collector.vfinfo?\n"
     )
+
+
+# --- top --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configurations that top is run with; it shows nothing."""
+    seen: list[Config] = []
+
+    def run(config: Config, *_unused: object) -> int:
+        seen.append(config)
+        return 0
+
+    monkeypatch.setattr(command, "run", run)
+    return seen
+
+
+def test_top_reads_the_paths_of_the_service_and_has_its_own_flags_otherwise(
+    found: list[Service], configs: list[Config]
+) -> None:
+    paths = ["--path.kubeletSocket=/host/kubelet.sock", "--path.sysbuspci=/host/devices"]
+    others = ["--interval=15s", "--collector.pf-exclude=ens1", "--textfile.path=/a.prom"]
+    found += [Service("process 1", [*paths, *others]), Service("process 2", ["--path.sysbuspci=/"])]
+    assert cli.main(["top", "--path.sysbuspci=/own"]) == 0
+    (config,) = configs
+    assert (config.kubeletsocket, config.sysbuspci) == ("/host/kubelet.sock", "/own")
+    assert (config.interval, config.pf_exclude, config.textfile_path) == (0, None, "")
+
+
+@pytest.mark.parametrize("arguments", [["--replay=/incident.jsonl"], ["--record=/a"]])
+def test_top_runs_with_its_defaults_if_the_flags_of_the_service_are_wrong_or_not_needed(
+    found: list[Service], configs: list[Config], arguments: list[str]
+) -> None:
+    wrong = [] if "replay" in arguments[0] else ["--colector.vfinfo"]
+    found += [Service("process 1", [*wrong, "--path.sysbuspci=/host/devices"])]
+    assert cli.main(["top", *arguments]) == 0
+    assert configs[0].sysbuspci == "/sys/bus/pci/devices"

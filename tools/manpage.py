@@ -16,12 +16,14 @@ _EXAMPLES = {
     " --textfile.path=/var/lib/prometheus/node-exporter/sriov.prom",
     "Serve HTTP on port 9808:": "sriov-textfile serve",
     "Find out why a metric is missing:": "sriov-textfile doctor",
+    "See which pods use the links, live:": "sriov-textfile top",
+    "Put the traffic of ten seconds into a ticket:": "sriov-textfile top --count=1 --interval=10s",
     "See all of it without SR-IOV hardware:": "sriov-textfile demo doctor",
 }
 _EXIT_STATUS = {
-    "0": "The metrics were written; doctor has no findings.",
+    "0": "The metrics were written; doctor has no findings; top has shown all samples.",
     "1": "The command failed, and the old file is unchanged; doctor has findings or did not"
-    " finish.",
+    " finish; top could not read or record a sample.",
     "2": "The command line is wrong.",
 }
 _FILES = {

@@ -85,7 +85,7 @@ class FuzzPf(SimulatedPf):
         """The netdevs of the PF's ports."""
         return [netdev for netdev in (self.netdev, self.second_port) if netdev]
 
-    def counters(self, vf: int, seconds: int) -> dict[str, int]:
+    def counters(self, vf: int, seconds: float) -> dict[str, int]:
         return _values(f"{self.address} {vf} sysfs", [*GROWTH, *self.extra])
 
     def by_netlink(self, vf: int) -> dict[str, int]:
@@ -94,7 +94,7 @@ class FuzzPf(SimulatedPf):
             return dict.fromkeys(VF_STATS.values(), 0)
         return _values(f"{self.address} {vf} netlink", VF_STATS.values())
 
-    def link_vf(self, vf: int, seconds: int) -> LinkVf:
+    def link_vf(self, vf: int, seconds: float) -> LinkVf:
         return replace(super().link_vf(vf, seconds), stats=self.by_netlink(vf))
 
 

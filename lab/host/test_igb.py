@@ -147,6 +147,7 @@ def test_the_simulators_sysfs_matches_the_real_one(igb: list[Pf], tmp_path: Path
             vfs=7,
             total_vfs=7,
             driver="igb",
+            speed=1000,
             vf_driver="igbvf",
             vf_offset=int((pf.device / "sriov_offset").read_text()),
             vf_stride=int((pf.device / "sriov_stride").read_text()),

@@ -11,56 +11,26 @@ import time
 from sriov_textfile import __version__, gather, inventory
 from sriov_textfile.collectors import COLLECTORS
 from sriov_textfile.config import Config
-from sriov_textfile.deadline import Task
 from sriov_textfile.doctor import node_exporter
 from sriov_textfile.doctor.report import CollectorResult, Report, Textfile
 from sriov_textfile.host import nic
 from sriov_textfile.log import Log
-from sriov_textfile.problems import ProblemError, shortage
 from sriov_textfile.snapshot import Snapshot
+from sriov_textfile.snapshots import Snapshots
 
 # Timers and cron jobs write at least once a minute.
 _STALE_SECONDS = 300.0
 _GRACE_SECONDS = 5.0  # for reads that have no time limit of their own
 
 
-class ExamineError(Exception):
-    """Raised if reading the machine does not finish, or fails unexpectedly."""
-
-
 def examine(config: Config, describe_nic: inventory.DescribeNic | None = None) -> Report:
-    """Return the facts about the machine, without findings. Raises ExamineError."""
+    """Return the facts about the machine, without findings. Raises SnapshotError."""
     log = Log("error")  # Doctor reports what a collection would log.
-    deadline = time.monotonic() + config.timeout
-    snapshot = Snapshot(config, log, deadline, gather.memory(config))
-    reports: list[Report] = []
-
-    def read() -> None:
-        try:
-            reports.append(_examine(snapshot, describe_nic or nic.describe))
-        finally:
-            snapshot.close()
-
     # Twice the time of a collection, so that doctor also finishes on a host that is too slow.
     limit = 2 * config.timeout + _GRACE_SECONDS
-    try:
-        if not Task(read).wait(limit):
-            raise ExamineError(
-                f"doctor did not finish within {limit:g} s: still reading {snapshot.reading};"
-                " see dmesg"
-            )
-    except ExamineError:
-        raise
-    except ProblemError as error:
-        raise ExamineError(str(error)) from None
-    except MemoryError as error:
-        raise ExamineError(shortage(error).text) from None
-    except Exception as error:
-        raise ExamineError(
-            f"doctor failed unexpectedly while reading {snapshot.reading}:"
-            f" {type(error).__name__}: {error}; please report this"
-        ) from error
-    return reports[0]
+    snapshots = Snapshots(config, log, "doctor", limit, gather.memory(config))
+    snapshot = snapshots.new(config.timeout)
+    return snapshots.read(snapshot, lambda: _examine(snapshot, describe_nic or nic.describe), limit)
 
 
 def _examine(snapshot: Snapshot, describe_nic: inventory.DescribeNic) -> Report:

@@ -171,7 +171,7 @@ def _processes(proc: str) -> Iterator[Service]:
     own = _view(f"{proc}/self")
     for pid, words in processes.running(proc):
         arguments = _after_program(words)
-        is_service = arguments and not {"demo", "doctor"} & set(arguments)
+        is_service = arguments and not {"demo", "doctor", "top"} & set(arguments)
         if is_service and own and _view(f"{proc}/{pid}") == own:
             yield Service(f"process {pid}", arguments)
 

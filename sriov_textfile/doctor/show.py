@@ -28,12 +28,7 @@ def as_json(report: Report) -> str:
     inventory = facts.pop("inventory")
     findings = facts.pop("findings")
     whole = {"healthy": not findings, **facts, **inventory, "findings": findings}
-    return json.dumps(whole, indent=2, default=_plain) + "\n"
-
-
-def _plain(value: object) -> dict[str, str]:
-    assert isinstance(value, Problem)
-    return {name: getattr(value, name) for name in ("code", "subject", "reason", "hint")}
+    return json.dumps(whole, indent=2, default=Problem.as_dict) + "\n"
 
 
 def terminal() -> tuple[int, bool]:
@@ -130,7 +125,7 @@ def _count(number: int, what: str) -> str:
 
 def _nothing_found(report: Report) -> str:
     checked = {
-        "pods": report.inventory.kubelet.asked,
+        "pods": report.inventory.kubelet.asked and not report.inventory.kubelet.problem,
         "CPUs": report.inventory.cpus.enabled,
         "textfile": bool(report.textfile),
     }

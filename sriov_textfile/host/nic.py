@@ -1,4 +1,4 @@
-"""Reads the NIC details that only doctor shows: driver version, firmware, link, eswitch mode.
+"""Reads details of a NIC that no metric has: driver version, firmware, link, eswitch mode.
 
 The formats: the kernel's include/uapi/linux/if.h, ethtool.h and devlink.h. pyroute2 handles
 rtnetlink, ethtool and devlink, but has no request for the driver's version and firmware.
@@ -12,6 +12,8 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
+
+from sriov_textfile.host import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +42,18 @@ class Nic:
     link_state: str | None = None  # up, down and the other values of IFLA_OPERSTATE
     speed: int | None = None  # Mbit/s; None while there is no link
     eswitch_mode: str | None = None  # legacy, switchdev; devlink reports it to root only
+
+
+def link_speed(sysclassnet: str, netdev: str) -> int | None:
+    """Return the speed of a netdev's link in Mbit/s; None if it is down or unknown.
+
+    The file: the kernel's Documentation/ABI/testing/sysfs-class-net.
+    """
+    try:
+        speed = files.read_int(f"{sysclassnet}/{netdev}/speed")
+    except OSError:
+        return None
+    return None if speed in _SPEED_UNKNOWN else speed
 
 
 def describe(pf: Pf) -> Nic:

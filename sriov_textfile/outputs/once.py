@@ -32,6 +32,10 @@ class DeliveryError(ProblemError):
     """Raised when the metrics could not be delivered; the old file is then unchanged."""
 
 
+class ClosedPipeError(DeliveryError):
+    """Raised when the reader of standard output has gone."""
+
+
 class Delivery:
     """Collects and delivers to the file at --textfile.path, or to standard output without one."""
 
@@ -186,4 +190,5 @@ def print_all(data: bytes) -> None:
         textfile.write_all(_STDOUT, data)
     except OSError as error:
         reason = f"cannot write to standard output: {error.strerror}; the output is incomplete"
-        raise DeliveryError(Problem("undelivered", "", reason)) from None
+        kind = ClosedPipeError if error.errno == errno.EPIPE else DeliveryError
+        raise kind(Problem("undelivered", "", reason)) from None

@@ -29,6 +29,8 @@ _VFS_IN_USE = 6  # of each PF: two for each of up to three pods
 class DemoPf(SimulatedPf):
     """A PF whose VFs have carried traffic for a day, and drop a packet now and then."""
 
+    load: int = 1  # how much more traffic it has than other PFs
+
     @property
     def hardware_address(self) -> bytes:
         """A MAC address of the vendor; on InfiniBand queue pair, GID prefix and port GUID."""
@@ -46,18 +48,27 @@ class DemoPf(SimulatedPf):
         digest = hashlib.sha256(f"{self.address} {vf}".encode()).digest()
         return b"\x02" + digest[:5]  # locally administered
 
-    def counters(self, vf: int, seconds: int) -> dict[str, int]:
+    def counters(self, vf: int, seconds: float) -> dict[str, int]:
         """Return the counters of a VF; they are 0 if no pod uses it."""
         if vf >= _VFS_IN_USE:
             return dict.fromkeys(super().counters(vf, 0), 0)
         start = super().counters(vf, 0)
         now = super().counters(vf, seconds + _UPTIME_SECONDS)
-        counted = {name: now[name] - start[name] for name in now}
+        counted = {name: self.load * (now[name] - start[name]) for name in now}
         # One packet in 100,000 received is dropped, and one in 500,000 sent.
         counted["rx_dropped"] = counted["rx_packets"] // 100_000
         counted["tx_dropped"] = counted["tx_packets"] // 500_000
         counted["tx_errors"] = vf  # long ago
         return counted
+
+
+class DemoHost(SimulatedHost):
+    """A host whose VFs count all the time, so that `top` shows smooth rates."""
+
+    @property
+    def uptime(self) -> float:
+        """The time up to which the VFs have counted: now."""
+        return self._clock() - self._start
 
 
 # A netdev's name has the PF's number. The driver of the third PF has no VF counters, which doctor
@@ -76,6 +87,7 @@ _KINDS = (
         driver_version="6.12.48",
         firmware="22.43.2566 (MT_0000000359)",
         speed=100_000,
+        load=50,  # more than 80 % of the link at peaks
         sysfs="none",
         switchdev=True,
         vf_driver="mlx5_core",
@@ -191,7 +203,7 @@ def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
     # A socket's path has at most 107 characters.
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="sriov-demo-", dir=parent) as folder:
-        simulated = SimulatedHost(Path(folder), [pf(number, vfs) for number in range(pfs)])
+        simulated = DemoHost(Path(folder), [pf(number, vfs) for number in range(pfs)])
         node = SimulatedNode(Path(folder), pods(simulated.pfs), pools=pools(simulated.pfs))
         sizes = f"{_count(pfs, 'PF')} with {_count(vfs, 'VF')}{' each' if pfs > 1 else ''}"
         log.write_line(f"simulated host: {sizes}, {_count(len(node.pods), 'pod')}")
@@ -220,6 +232,7 @@ def next_steps() -> str:
         [
             "These are the metrics of a simulated host. To see why some counters are 0, and more:",
             f"  {program} demo doctor     shows every PF and VF, and explains what is wrong",
+            f"  {program} demo top        shows which pods use the links, live",
             f"  {program} demo serve      serves the metrics on http://localhost:9808/metrics",
             f"  {program} doctor          examines this machine instead",
         ]

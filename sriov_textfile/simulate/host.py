@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,7 +89,7 @@ class SimulatedPf:
         routing_id += self.vf_offset + vf * self.vf_stride
         return f"{domain}:{routing_id >> 8:02x}:{routing_id >> 3 & 31:02x}.{routing_id & 7}"
 
-    def counters(self, vf: int, seconds: int) -> dict[str, int]:
+    def counters(self, vf: int, seconds: float) -> dict[str, int]:
         """Return the VF's counters some seconds after the start."""
         start = self.first_count + 1000 * vf
         # The integral of 1 + swell * sin(x), with a phase for each VF; it never falls.
@@ -107,7 +108,7 @@ class SimulatedPf:
             "hw_counters": rdma.values(rdma.HW_COUNTERS, vf, seconds),
         }
 
-    def link_vf(self, vf: int, seconds: int) -> LinkVf:
+    def link_vf(self, vf: int, seconds: float) -> LinkVf:
         """Return the VF as the driver describes it to the kernel, which has no tx_errors."""
         return LinkVf(
             number=vf,
@@ -137,6 +138,8 @@ class SimulatedHost:
         self.pfs = list(pfs)
         self._clock = clock
         self._start = clock()
+        self._refreshing = threading.Lock()
+        self._written: dict[Path, str] = {}  # texts of files that are refreshed
         self._representors = itertools.count()
         self._ifindexes = itertools.count(2)  # 1 is lo
         self._born: dict[str, int] = {}  # when each VF was created, in seconds of the host
@@ -166,8 +169,13 @@ class SimulatedHost:
 
     @property
     def seconds(self) -> int:
-        """How long the host has been up."""
+        """How long the host has been up, in whole seconds."""
         return int(self._clock() - self._start)
+
+    @property
+    def uptime(self) -> float:
+        """The time up to which the VFs have counted, in seconds: they count once a second."""
+        return self.seconds
 
     @contextmanager
     def running(self) -> Iterator[RtnetlinkServer]:
@@ -192,7 +200,7 @@ class SimulatedHost:
         """Return the kernel's reply about a netdev, or None if it does not exist."""
         for pf in self.pfs:
             if netdev and netdev in (pf.netdev, pf.second_port):
-                vfs = [pf.link_vf(vf, self.seconds) for vf in range(pf.vfs)]
+                vfs = [pf.link_vf(vf, self.uptime) for vf in range(pf.vfs)]
                 return encode_link(
                     netdev, pf.address, pf.hardware_address, pf.vfs, vfs, sequence=sequence
                 )
@@ -238,6 +246,7 @@ class SimulatedHost:
                 (self.net.parent / "infiniband" / port.parent.parent.name).unlink()
             shutil.rmtree(self.device(address).resolve())
             self.device(address).unlink()
+            self._written.clear()
         for vf in range(pf.vfs, count):
             self._add_vf(pf, vf)
         pf.vfs = count
@@ -250,12 +259,20 @@ class SimulatedHost:
         _write(parameters / "netns_mode", "Y" if shared else "N")
 
     def refresh(self) -> None:
-        """Write the current counters and the ages of the VFs into sysfs."""
+        """Write the current counters and the ages of the VFs into sysfs; any thread may do this."""
+        self.refresh_without_rdma()
         for pf in self.pfs:
             for vf in range(pf.vfs):
-                self._write_counters(pf, vf)
-                self._write_rdma_counters(pf, vf)
-                self._write_age(pf.vf_address(vf))
+                with self._refreshing:
+                    self._write_rdma_counters(pf, vf)
+
+    def refresh_without_rdma(self) -> None:
+        """Do the same but for RDMA counters, which are most of the files."""
+        for pf in self.pfs:
+            for vf in range(pf.vfs):
+                with self._refreshing:
+                    self._write_counters(pf, vf)
+                    self._write_age(pf.vf_address(vf))
 
     def _add_pf(self, pf: SimulatedPf) -> None:
         device = self._add_device(pf.address, pf.pci_class, pf.numa_node, pf.driver)
@@ -268,6 +285,8 @@ class SimulatedHost:
             self._add_netdev(device, pf.netdev, phys_port_name="p0", switch="5e0001")
         elif pf.netdev:
             self._add_netdev(device, pf.netdev)
+        if pf.netdev:
+            _write(device / "net" / pf.netdev / "speed", pf.speed or -1)
         if pf.second_port:
             self._add_netdev(device, pf.second_port, dev_port=1)
         if pf.rdma:
@@ -313,7 +332,7 @@ class SimulatedHost:
 
     def _write_counters(self, pf: SimulatedPf, vf: int) -> None:
         stats = self.device(pf.address) / f"sriov/{vf}/stats"
-        counters = pf.counters(vf, self.seconds)
+        counters = pf.counters(vf, self.uptime)
         if vf in pf.busy:
             counters = dict.fromkeys(counters, 0)
         if pf.sysfs == "folder":
@@ -326,9 +345,11 @@ class SimulatedHost:
 
     def _replace(self, path: Path, text: str) -> None:
         """Replace a file, so that a running reader sees the old text or the new one."""
-        new = self.root / "new"
-        _write(new, text)
-        new.rename(path)
+        if self._written.get(path) != text:
+            new = self.root / "new"
+            _write(new, text)
+            new.rename(path)
+            self._written[path] = text
 
     def _add_device(
         self,

@@ -1,0 +1,132 @@
+"""The rates of `top` on a real kernel agree with traffic that is known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from common import PROGRAM, sh
+from conftest import COUNTERS, Pf, Vfsim
+
+from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+
+TOP = [PROGRAM, "top", "--json", "--count=3", "--interval=5s"]
+GROWTH = 1_000_000  # of each of vfsim's counters, per second
+SENDER = """
+import socket, time
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+start = time.monotonic()
+for number in range(10**9):
+    sender.sendto(bytes(1000), ("10.9.8.2", 9))
+    time.sleep(max(start + number / 200 - time.monotonic(), 0))
+"""
+
+
+def rates(arguments: list[str]) -> list[dict[int, dict[str, float]]]:
+    """Run top, and return the rates of the only PF's VFs in each sample."""
+    done = subprocess.run([*TOP, *arguments], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    samples: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(samples) == 3
+    return [{vf["number"]: vf for vf in sample["pfs"][0]["vfs"]} for sample in samples]
+
+
+def report(what: str, ratios: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\n  {what}: {min(ratios):.4f} to {max(ratios):.4f} of the known growth")
+    assert min(ratios) > 0.98
+    assert max(ratios) < 1.02
+
+
+@contextmanager
+def growing(module: Vfsim) -> Iterator[None]:
+    """Let the counters of the module grow steadily."""
+    over = threading.Event()
+
+    def grow() -> None:
+        start, grown = time.monotonic(), 0
+        while not over.wait(0.02):
+            due = int((time.monotonic() - start) * GROWTH)
+            module.advance(due - grown)
+            grown = due
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_the_rates_of_netlink_counters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = Vfsim(tmp_path, pfs=1, vfs=8)
+    try:
+        with growing(module):
+            samples = rates(module.flags)
+    finally:
+        module.remove()
+    found = [
+        vf[f"{name}_per_second"] / GROWTH
+        for sample in samples
+        for vf in sample.values()
+        for name in COUNTERS
+        if name not in ("rx_broadcast", "rx_multicast")
+    ]
+    assert len(found) == 3 * 8 * 6
+    report("netlink counters of vfsim", found, capsys)
+
+
+def test_the_rates_of_traffic_between_two_vfs(
+    igb: list[Pf], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real packets from VF 0 to VF 1 of an igb NIC, each in a network namespace.
+
+    The driver igb has no VF counters. So the counters of the VFs' own netdevs are mounted where
+    drivers with counters in sysfs have them.
+    """
+    pf = SimulatedPf(vfs=2, sysfs="folder", vf_driver="vfio-pci")
+    host = SimulatedHost(tmp_path / "host", [pf])
+    statistics = []
+    with ExitStack() as stack:
+        for vf in (0, 1):
+            (netdev,) = (igb[0].device / f"virtfn{vf}/net").iterdir()
+            sh(f"ip netns add vf{vf} && ip link set {netdev.name} netns vf{vf}")
+            stack.callback(sh, f"ip netns delete vf{vf} && udevadm settle")
+            inside = f"ip netns exec vf{vf}"
+            sh(f"{inside} ip addr add 10.9.8.{vf + 1}/24 dev {netdev.name}")
+            sh(f"{inside} ip link set {netdev.name} up")
+            sysfs = tmp_path / f"sysfs{vf}"
+            sysfs.mkdir()
+            sh(f"nsenter --net=/run/netns/vf{vf} mount -t sysfs sysfs {sysfs}")
+            stack.callback(sh, f"umount {sysfs}")
+            counters = host.device(pf.address) / f"sriov/{vf}/stats"
+            sh(f"mount --bind {sysfs}/class/net/{netdev.name}/statistics {counters}")
+            stack.callback(sh, f"umount {counters}")
+            statistics.append(counters)
+        sh("for n in 1 2 3 4 5 6; do ip netns exec vf0 ping -c 1 10.9.8.2 && break; done || true")
+        sender = subprocess.Popen(["ip", "netns", "exec", "vf0", "python3", "-c", SENDER])
+        stack.callback(sender.wait)
+        stack.callback(sender.kill)
+        time.sleep(2)
+        before, start = read(statistics), time.monotonic()
+        samples = rates(host.flags)
+        after, end = read(statistics), time.monotonic()
+    found = []
+    for vf, name in ((0, "tx_bytes"), (0, "tx_packets"), (1, "rx_bytes"), (1, "rx_packets")):
+        known = (after[vf][name] - before[vf][name]) / (end - start)
+        assert known > 100
+        found += [sample[vf][f"{name}_per_second"] / known for sample in samples]
+    report("traffic between two igb VFs", found, capsys)
+
+
+def read(statistics: list[Path]) -> list[dict[str, int]]:
+    names = ("tx_bytes", "tx_packets", "rx_bytes", "rx_packets")
+    return [{name: int((each / name).read_text()) for name in names} for each in statistics]

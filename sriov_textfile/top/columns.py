@@ -1,0 +1,161 @@
+"""The columns of the table: what a row shows in each, and in which units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sriov_textfile.top.rates import Row
+
+_BUSY = 0.8  # the share of a link from which it is marked
+
+Value = Callable[[Row], "float | None"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers."""
+
+    id: str
+    batch_title: str
+    title: str  # on the screen, where the group is above it
+    group: str
+    width: int  # on the screen
+    value: Value
+    text: Callable[[Row, bool], str]  # the bool is whether to show bytes instead of bits
+
+
+def number(value: float | None) -> str:
+    """Return a number in at most five characters, such as 0.04, 162 or 43.2G; `-` is unknown."""
+    if value is None:
+        return "-"
+    value = min(value, 999e18)  # more than any link, so it is of a damaged recording
+    units = iter(("", "k", "M", "G", "T", "P", "E"))
+    unit = next(units)
+    while value >= 999.5:
+        value, unit = value / 1000, next(units)
+    whole = 1 if value < 9.995 else 2 if value < 99.95 else 3
+    return f"{value:.{3 - whole}f}{unit}" if value else "0"
+
+
+def traffic(bytes: float | None, in_bytes: bool) -> str:
+    """Return bytes per second, or the same in bits per second."""
+    return number(bytes if bytes is None or in_bytes else bytes * 8)
+
+
+def percent(share: float | None) -> str:
+    """Return a share of a link; `!` marks a link that is nearly full."""
+    if share is None:
+        return "-"
+    text = f"{share:.1%}" if 0 < share < 0.0995 else f"{share:.0%}"
+    return f"{text}!" if is_busy(share) else text
+
+
+def is_busy(share: float | None) -> bool:
+    """Whether a link is nearly full."""
+    return share is not None and share > _BUSY
+
+
+def numa(row: Row) -> str:
+    """Return the NUMA nodes of a row's NICs; `0!=1` means that the pods' CPUs are on node 1."""
+    nodes = ",".join(row.numa_nodes)
+    elsewhere = ",".join(row.cpus_elsewhere)
+    return f"{nodes}!={elsewhere}" if elsewhere else nodes or "-"
+
+
+def users(row: Row) -> str:
+    """Return who uses a VF: its pods, or another user in parentheses."""
+    (vf,) = row.vfs
+    return " ".join(vf.pods) or f"({vf.user})"
+
+
+def count(row: Row) -> str:
+    """Return the number of VFs of a pod or PF."""
+    return f"{len(row.vfs)} VF{'' if len(row.vfs) == 1 else 's'}"
+
+
+def no_counters(pf: Row) -> str:
+    """Return why a PF whose counters are all 0 has no rates."""
+    return f"VF counters are all 0: no traffic yet, or driver {pf.driver or '?'} has none"
+
+
+def second(row: Row) -> str:
+    """Return what is shown beside the name: a pod's PFs, a VF's users, a PF's number of VFs."""
+    if row.kind == "vf":
+        return users(row)
+    return ",".join(row.pfs) if row.kind == "pod" else count(row)
+
+
+def _rate(place: int) -> Value:
+    return lambda row: row.rates[place]
+
+
+def _summed(place: int, text: Callable[[float | None, bool], str]) -> Callable[[Row, bool], str]:
+    """Return a text whose `>` marks a sum without VFs whose traffic is unknown."""
+
+    def marked(row: Row, in_bytes: bool) -> str:
+        shown = text(row.rates[place], in_bytes)
+        return f">{shown}" if row.unknown and row.rates[place] is not None else shown
+
+    return marked
+
+
+def _packets(value: float | None, in_bytes: bool) -> str:
+    return number(value)
+
+
+def _dropped(row: Row) -> float | None:
+    return row.dropped
+
+
+def _errors(row: Row) -> float | None:
+    return row.errors
+
+
+def _plain(value: Value) -> Callable[[Row, bool], str]:
+    return lambda row, in_bytes: number(value(row))
+
+
+_TRAFFIC, _PACKETS, _LOST = "bit/s", "packet/s", "per s"
+
+RX = Column("rx", "rx-bit/s", "RX", _TRAFFIC, 6, _rate(0), _summed(0, traffic))
+TX = Column("tx", "tx-bit/s", "TX", _TRAFFIC, 6, _rate(1), _summed(1, traffic))
+_RX_PACKETS = Column("rx packets", "rx-packet/s", "RX", _PACKETS, 6, _rate(2), _summed(2, _packets))
+_TX_PACKETS = Column("tx packets", "tx-packet/s", "TX", _PACKETS, 6, _rate(3), _summed(3, _packets))
+DROPS = Column("drops", "drop/s", "DROP", _LOST, 5, _dropped, _plain(_dropped))
+_RX_DROPS = Column("rx drops", "rx-drop/s", "RXDROP", _LOST, 6, _rate(4), _plain(_rate(4)))
+_TX_DROPS = Column("tx drops", "tx-drop/s", "TXDROP", _LOST, 6, _rate(5), _plain(_rate(5)))
+_ERRORS = Column("errors", "error/s", "ERR", _LOST, 5, _errors, _plain(_errors))
+LINK = Column(
+    "link", "link", "LINK", "", 5, lambda row: row.share, lambda row, in_bytes: percent(row.share)
+)
+NUMA = Column(
+    "numa",
+    "NUMA",
+    "NUMA",
+    "",
+    4,
+    lambda row: float(bool(row.cpus_elsewhere)),
+    lambda row, in_bytes: numa(row),
+)
+
+LOSSES = (DROPS, _RX_DROPS, _TX_DROPS, _ERRORS)
+# Those of a narrow screen, of one of 80 columns, and those of a wide one and of batch mode.
+NARROWEST = (RX, TX, DROPS, LINK)
+NARROW = (RX, TX, _RX_PACKETS, _TX_PACKETS, DROPS, _ERRORS, LINK, NUMA)
+WIDE = (RX, TX, _RX_PACKETS, _TX_PACKETS, _RX_DROPS, _TX_DROPS, _ERRORS, LINK, NUMA)
+
+NARROW_WIDTH, WIDE_WIDTH = 70, 110
+
+
+def of(width: int) -> tuple[Column, ...]:
+    """Return the columns of a screen of this width."""
+    if width < NARROW_WIDTH:
+        return NARROWEST
+    return NARROW if width < WIDE_WIDTH else WIDE
+
+
+VALUES: dict[str, Value] = {
+    "traffic": lambda row: row.traffic,
+    **{column.id: column.value for column in {*NARROW, *WIDE}},
+}

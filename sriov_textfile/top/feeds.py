@@ -1,0 +1,146 @@
+"""Feeds: where the live view gets its tables from, one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from sriov_textfile.deadline import Task
+from sriov_textfile.problems import Problem, ProblemError
+from sriov_textfile.top.rates import HISTORY_SECONDS, Meter, Table
+from sriov_textfile.top.recording import Recording, RecordingError
+from sriov_textfile.top.sample import Sample
+from sriov_textfile.top.screen import Status
+
+
+class Feed(Protocol):
+    """A source of tables; `table` is the first."""
+
+    table: Table
+    status: Status
+
+    def poll(self, paused: bool) -> Table | None:
+        """Return the next table if it is time for it; never waits."""
+
+    def press(self, key: str) -> Table | None:
+        """Do what a key means, and return the table to show instead, if any."""
+
+
+_INTERVALS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+def _change(interval: float, key: str) -> float:
+    """Return the next longer interval for `+`, and the next shorter for `-`."""
+    if key == "+":
+        return min([each for each in _INTERVALS if each > interval], default=interval)
+    if key == "-":
+        return max([each for each in _INTERVALS if each < interval], default=interval)
+    return interval
+
+
+class LiveFeed:
+    """Takes a sample of the machine each interval, in a thread: it may take long or hang."""
+
+    def __init__(self, take: Callable[[], Sample], interval: float, first: Sample) -> None:
+        self.status = Status(interval)
+        self._take = take
+        self._meter = Meter()
+        self.table = self._meter.update(first)
+        self._taken: list[Sample] = []
+        self._task: Task | None = None
+        self._started = time.monotonic()
+        self._due = self._started + interval
+
+    def poll(self, paused: bool) -> Table | None:
+        """Return the rates since the last sample; the samples go on while the view is paused."""
+        now = time.monotonic()
+        if self._task is None:
+            if now >= self._due:
+                self._started = now
+                self._task = Task(lambda: self._taken.append(self._take()))
+            return None
+        if not self._task.done:
+            return None
+        task, self._task = self._task, None
+        # No more than half of the time is spent on samples, however long they take.
+        self._due = max(self._started + self.status.interval, 2 * now - self._started)
+        try:
+            task.wait(0)
+        except ProblemError as error:
+            self.status.message = error.problem.text
+            return None
+        self.status.message = ""
+        return self._meter.update(self._taken.pop())
+
+    def press(self, key: str) -> None:
+        """Change the interval."""
+        self.status.interval = _change(self.status.interval, key)
+        self._due = min(self._due, self._started + self.status.interval)
+
+
+class ReplayFeed:
+    """Shows the samples of a recording, one each interval, or those that the keys ask for."""
+
+    def __init__(self, recording: Recording, interval: float) -> None:
+        """Go to the first sample. Raises RecordingError if all are damaged."""
+        self.status = Status(interval)
+        self._recording = recording
+        self._meter = Meter()
+        self._at = -1
+        table = None
+        while table is None:
+            if self._at + 1 == len(recording):
+                raise RecordingError(
+                    Problem("no-recording", "", f"{recording.path} has no samples")
+                )
+            table = self._next()
+        self.table = table
+        self._due = time.monotonic() + interval
+
+    def poll(self, paused: bool) -> Table | None:
+        """Return the table of the next sample."""
+        if paused or time.monotonic() < self._due or self._at + 1 >= len(self._recording):
+            return None
+        self._due = time.monotonic() + self.status.interval
+        return self._next()
+
+    def _next(self) -> Table | None:
+        self._at += 1
+        self.status.replay = f"(replay, {self._at + 1} of {len(self._recording)})"
+        if self._recording.is_first(self._at):
+            self._meter = Meter()
+        sample = self._recording.sample(self._at)
+        if self._recording.damaged:
+            self.status.message = f"skipped {self._recording.damage}"
+        return self._meter.update(sample) if sample else None
+
+    def press(self, key: str) -> Table | None:
+        """Change the pace, or go to another sample."""
+        self.status.interval = _change(self.status.interval, key)
+        steps = {",": -1, ".": 1}
+        minutes = {"[": -HISTORY_SECONDS, "]": HISTORY_SECONDS}
+        if key in steps:
+            return self._go_to(min(max(self._at + steps[key], 0), len(self._recording) - 1))
+        return self._go_to(self._away(self._at, minutes[key])) if key in minutes else None
+
+    def _away(self, at: int, seconds: float) -> int:
+        """Return the sample that is so many seconds after another, or before it if negative."""
+        start = self._recording.sample(at)
+        while 0 <= (following := at + (1 if seconds > 0 else -1)) < len(self._recording):
+            at = following
+            sample = self._recording.sample(at)
+            start = start or sample
+            if sample and start and abs(sample.time - start.time) >= abs(seconds):
+                break
+        return at
+
+    def _go_to(self, at: int) -> Table | None:
+        """Return the table of a sample, with the history of the minute before it."""
+        self._meter = Meter()
+        self._at = self._away(at, -HISTORY_SECONDS) - 1
+        table = None
+        while self._at < at:
+            table = self._next() or table
+        self._due = time.monotonic() + self.status.interval
+        return table
