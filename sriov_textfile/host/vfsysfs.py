@@ -10,16 +10,18 @@ from __future__ import annotations
 import errno
 import os
 
-from sriov_textfile.host.files import ABSENT, read_at, to_u64
+from sriov_textfile.host.files import ABSENT, read_at, read_bytes_at, to_u64
 from sriov_textfile.problems import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     Skip = Callable[[Problem], None]
 
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+# A longer text is no number. With more, Python would not take the buffer from its own memory pools.
+_COUNTER_BYTES = 256
 
 
 def folder(sysclassnet: str, netdev: str) -> str:
@@ -53,7 +55,7 @@ def counters(
         os.close(parent)
 
 
-def _texts(parent: int, stats: str, path: str, skip: Skip) -> list[tuple[str, str]]:
+def _texts(parent: int, stats: str, path: str, skip: Skip) -> Sequence[tuple[str, str | bytes]]:
     """Return the name and the text of each counter, whether `stats` is a directory or a file."""
     try:
         try:
@@ -68,7 +70,8 @@ def _texts(parent: int, stats: str, path: str, skip: Skip) -> list[tuple[str, st
         texts = []
         for name in sorted(os.listdir(opened)):
             try:
-                texts.append((name, read_at(name, opened, os.O_NOFOLLOW)))
+                text = read_bytes_at(name, opened, os.O_NOFOLLOW, _COUNTER_BYTES)
+                texts.append((name, text.removesuffix(b"\n")))
             except OSError as error:
                 if error.errno != errno.ENOENT:
                     skip(_unreadable(f"{path}/{stats}/{name}", error))
@@ -86,7 +89,7 @@ def _lines(text: str) -> list[tuple[str, str]]:
     return [(name.strip(), value.strip()) for name, _, value in parts if name.strip()]
 
 
-def _checked(texts: list[tuple[str, str]], path: str, skip: Skip) -> dict[str, int]:
+def _checked(texts: Sequence[tuple[str, str | bytes]], path: str, skip: Skip) -> dict[str, int]:
     values = {}
     for name, text in texts:
         if not (name.isascii() and name.replace("_", "a").isalnum()):
