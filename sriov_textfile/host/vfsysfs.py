@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 
 from sriov_textfile.host.files import ABSENT, read_at, read_bytes_at, to_u64
@@ -44,7 +45,8 @@ class Listings:
         version = time.monotonic() // _LIST_AGAIN_SECONDS, status.st_ino, status.st_mtime_ns
         known, names = self._known.get(path, (None, []))
         if known != version:
-            names = sorted(os.listdir(folder))
+            # VFs have the same counters: interned, their names are in memory once.
+            names = [sys.intern(name) for name in sorted(os.listdir(folder))]
             self._known[path] = version, names
         return names
 
