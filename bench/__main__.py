@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import compileall
 import json
-import multiprocessing
 import os
 import platform
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import measure, peer, ways
-from bench.hosts import host
+from bench.hosts import host, kubelet
 from sriov_textfile.host.rtnetlink import VF_STATS, decode_link
 from sriov_textfile.metrics import Family, labels
 from sriov_textfile.simulate import demo
@@ -105,15 +103,10 @@ def with_pods() -> dict[str, float]:
     """
     with host(1, 8) as simulated, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         node = SimulatedNode(Path(folder), demo.pods(simulated.pfs))
-        context = multiprocessing.get_context("spawn")
-        ready = context.Event()
-        kubelet = context.Process(target=_serve_kubelet, args=(node, ready), daemon=True)
-        kubelet.start()
-        ready.wait(20)
         path = f"--textfile.path={folder}/sriov.prom"
         arguments = [*simulated.flags, *node.flags, path]
         repeated = [sys.executable, "-c", _REPEATED]
-        try:
+        with kubelet(node):
             found = measure.processes(
                 {
                     "run": [sys.executable, "-m", "sriov_textfile", *arguments],
@@ -122,17 +115,8 @@ def with_pods() -> dict[str, float]:
                 },
                 rounds=10,
             )
-        finally:
-            kubelet.terminate()
-            kubelet.join()
     cpu = {name: process.cpu.median for name, process in found.items()}
     return {"run": cpu["run"], "in a loop": (cpu["many"] - cpu["one"]) / _REPEATS}
-
-
-def _serve_kubelet(node: SimulatedNode, ready: Any) -> None:
-    with node.running():
-        ready.set()
-        signal.pause()
 
 
 def decoding() -> dict[int, dict[str, measure.Spread]]:

@@ -1,9 +1,10 @@
-"""Simulated hosts to measure on."""
+"""Simulated hosts, and the kubelet of a simulated node, to measure on."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+from sriov_textfile.simulate.kubernetes import SimulatedNode
 
 
 @contextmanager
@@ -48,3 +50,26 @@ def _serve_rtnetlink(simulated: SimulatedHost, ready: Any) -> None:
     with simulated.running():
         ready.set()
         multiprocessing.get_context("fork").Event().wait()
+
+
+@contextmanager
+def kubelet(node: SimulatedNode) -> Iterator[None]:
+    """Run a node's kubelet in a separate process, as grpcio's threads do not survive a fork."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    server = context.Process(target=_serve_kubelet, args=(node, ready), daemon=True)
+    server.start()
+    try:
+        if not ready.wait(60):
+            raise RuntimeError("the kubelet does not start")
+        yield
+    finally:
+        server.terminate()
+        server.join()
+
+
+# Not in __main__, whose functions a spawned process does not find.
+def _serve_kubelet(node: SimulatedNode, ready: Any) -> None:
+    with node.running():
+        ready.set()
+        signal.pause()
