@@ -27,8 +27,8 @@ CASES ?= 20000
 fuzz: .venv/.e2e ## run the program on CASES simulated machines with all kinds of damage (default 20000)
 	$(BIN)/python -m e2e.fuzz --cases=$(CASES)
 
-bench: .venv/.bench ## measure the cost of a run and of a collection, and compare it with other ways
-	$(BIN)/python -m bench
+bench: .venv/.bench ## measure runs and collections, and compare with other ways; PEER=binary of the Go exporter
+	$(BIN)/python -m bench $(if $(PEER),--peer='$(PEER)')
 
 fleet: .venv/.bench ## measure Prometheus, rules and dashboard on 1,000 simulated nodes; FLAGS=--help
 	$(BIN)/python -m bench.fleet $(FLAGS)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import compileall
 import json
-import multiprocessing
 import os
 import platform
-import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import measure, ways
+from bench import measure, peer, ways
+from bench.hosts import host, kubelet
 from sriov_textfile.host.rtnetlink import VF_STATS, decode_link
 from sriov_textfile.metrics import Family, labels
 from sriov_textfile.simulate import demo
-from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from tools import zipapp
 
@@ -29,43 +28,6 @@ RESULTS = PROJECT / "build/bench.json"
 PLOT = PROJECT / "build/performance.svg"
 SIZES = ((1, 8), (2, 64), (4, 64), (8, 128), (1, 1024))
 GROWTH = (8, 16, 32, 64, 128, 256, 512, 1024)
-
-
-@contextmanager
-def host(pfs: int, vfs: int, sysfs: bool = True) -> Iterator[SimulatedHost]:
-    """Yield a simulated host with its rtnetlink server in a separate process."""
-    with tempfile.TemporaryDirectory() as folder:
-        simulated = SimulatedHost(
-            Path(folder) / "host",
-            [
-                SimulatedPf(
-                    address=f"0000:{16 + 8 * n:02x}:00.0",
-                    netdev=f"ens{n + 1}f0",
-                    vfs=vfs,
-                    sysfs="folder" if sysfs else "none",
-                    vf_driver="vfio-pci",
-                )
-                for n in range(pfs)
-            ],
-            clock=lambda: 0.0,
-        )
-        context = multiprocessing.get_context("fork")
-        ready = context.Event()
-        server = context.Process(target=_serve_rtnetlink, args=(simulated, ready), daemon=True)
-        server.start()
-        ready.wait(10)
-        try:
-            yield simulated
-        finally:
-            server.terminate()
-            server.join()
-
-
-def _serve_rtnetlink(simulated: SimulatedHost, ready: Any) -> None:
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    with simulated.running():
-        ready.set()
-        multiprocessing.get_context("fork").Event().wait()
 
 
 def collections() -> dict[str, dict[str, measure.Spread]]:
@@ -159,15 +121,10 @@ def with_pods() -> dict[str, float]:
     """
     with host(1, 8) as simulated, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         node = SimulatedNode(Path(folder), demo.pods(simulated.pfs))
-        context = multiprocessing.get_context("spawn")
-        ready = context.Event()
-        kubelet = context.Process(target=_serve_kubelet, args=(node, ready), daemon=True)
-        kubelet.start()
-        ready.wait(20)
         path = f"--textfile.path={folder}/sriov.prom"
         arguments = [*simulated.flags, *node.flags, path]
         repeated = [sys.executable, "-c", _REPEATED]
-        try:
+        with kubelet(node):
             found = measure.processes(
                 {
                     "run": [sys.executable, "-m", "sriov_textfile", *arguments],
@@ -176,17 +133,8 @@ def with_pods() -> dict[str, float]:
                 },
                 rounds=10,
             )
-        finally:
-            kubelet.terminate()
-            kubelet.join()
     cpu = {name: process.cpu.median for name, process in found.items()}
     return {"run": cpu["run"], "in a loop": (cpu["many"] - cpu["one"]) / _REPEATS}
-
-
-def _serve_kubelet(node: SimulatedNode, ready: Any) -> None:
-    with node.running():
-        ready.set()
-        signal.pause()
 
 
 def decoding() -> dict[int, dict[str, measure.Spread]]:
@@ -225,11 +173,24 @@ def rendering() -> dict[str, float]:
 
 def main() -> None:
     """Run all benchmarks."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
+    parser.add_argument("--peer", default="", help="binary of the Go exporter, plain or .xz")
+    given = parser.parse_args().peer
+    with ExitStack() as stack:
+        try:
+            exporter = stack.enter_context(peer.unpacked(given)) if given else None
+            _run(exporter)
+        except peer.PeerError as error:
+            raise SystemExit(f"PEER={given}: {error}") from None
+
+
+def _run(exporter: Path | None) -> None:
     python = platform.python_version()
     RESULTS.parent.mkdir(exist_ok=True)
+    load = os.getloadavg()[0]
     # Pin to one CPU: the CPUs of a machine can differ in speed.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    print(f"Python {python}; medians, with quartiles in brackets", flush=True)
+    print(f"Python {python}, load {load:.1f}; medians, with quartiles in brackets", flush=True)
     runs = one_shot()
     _print_runs(runs)
     pods = with_pods()
@@ -249,8 +210,11 @@ def main() -> None:
     print("\nthe output")
     for name, value in rendered.items():
         print(f"  {value:.0f} {name}")
+    beside = peer.compare(exporter) if exporter else {}
+    _print_beside(beside)
     results = {
         "python": python,
+        "load": load,
         "with pods": pods,
         "one-shot": {name: asdict(run) for name, run in runs.items()},
         "collections": {
@@ -270,6 +234,10 @@ def main() -> None:
             for vfs, spreads in decoded.items()
         },
         "exposition": rendered,
+        "beside the Go exporter": {
+            size: {name: asdict(cost) for name, cost in costs.items()}
+            for size, costs in beside.items()
+        },
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {RESULTS.relative_to(PROJECT)} and {PLOT.relative_to(PROJECT)}")
@@ -353,6 +321,23 @@ def _print_decoding(found: dict[int, dict[str, measure.Spread]]) -> None:
             theirs = spreads["pyroute2"]
             line += f"  pyroute2 {_ms(theirs)}: ours is {ours / theirs.median:.4f} of it"
         print(line, flush=True)
+
+
+def _print_beside(found: dict[str, dict[str, peer.Cost]]) -> None:
+    if not found:
+        print(
+            "\nNOT MEASURED: the comparison with the Go exporter."
+            " Pass its binary: make bench PEER=path"
+        )
+        return
+    print("\na collection beside the Go exporter, CPU time and memory of the process")
+    for size, costs in found.items():
+        for name, cost in costs.items():
+            ratio = cost.cpu.median / costs[peer.EXPORTER].cpu.median
+            print(
+                f"  {size:6} {name:12} CPU {_ms(cost.cpu)} = {ratio:.3f} x,"
+                f"  memory {cost.rss / 1024:.1f} MiB RSS, {cost.pss / 1024:.1f} MiB PSS"
+            )
 
 
 def _ms(spread: measure.Spread) -> str:

@@ -164,6 +164,7 @@ class Floor:
         self._host = host
         self._netlink = reader == "netlink"
         self._vfs = {pf.vf_address(vf) for pf in host.pfs for vf in range(pf.vfs)}
+        self._counters: list[str] = []  # listed once
 
     def __call__(self) -> None:
         """Make the calls once."""
@@ -193,10 +194,11 @@ class Floor:
             connection.close()
 
     def _read_counters(self, path: str) -> None:
-        # Like the program: open each VF's folder once and read its files relative to it.
+        # Like the program: open each VF's folder and read its files relative to it.
         for vf in os.listdir(path):
             folder = os.open(f"{path}/{vf}/stats", os.O_RDONLY)
-            for name in os.listdir(folder):
+            self._counters = self._counters or os.listdir(folder)
+            for name in self._counters:
                 file = os.open(name, os.O_RDONLY, dir_fd=folder)
                 os.read(file, 4096)
                 os.close(file)

@@ -46,7 +46,7 @@ def test_the_target_is_up(prometheus: Prometheus) -> None:
 @pytest.mark.parametrize(
     "query", [query for query in DOCUMENTED.values() if not re.search(r"\bnode_", query)]
 )
-def test_every_documented_query_returns_series(prometheus: Prometheus, query: str) -> None:
+def test_documented_queries_return_series(prometheus: Prometheus, query: str) -> None:
     assert prometheus.wait_for(query)
 
 

@@ -12,7 +12,7 @@ import time
 
 from sriov_textfile.deadline import Task
 from sriov_textfile.held_back import BELIEVED_AFTER, Past, judge
-from sriov_textfile.host import pci, readers, rtnetlink
+from sriov_textfile.host import pci, readers, rtnetlink, vfsysfs
 from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, cause, unexpected
 
 TYPE_CHECKING = False
@@ -57,12 +57,13 @@ class VfCounters:
 class Memory:
     """What a process keeps from one collection to the next."""
 
-    __slots__ = ("hanging", "past", "recall", "too_large", "vfs")
+    __slots__ = ("hanging", "listings", "past", "recall", "too_large", "vfs")
 
     def __init__(self, recall: Callable[[], Past] = lambda: Past(0)) -> None:
         """`recall` returns what an earlier process has found, for the first collection of this."""
         self.recall = recall
         self.past: Past | None = None
+        self.listings = vfsysfs.Listings()
         # Requests that rtnetlink has not answered, by what they are about: they are not repeated.
         self.hanging: dict[str, Task] = {}
         # Netdevs that the kernel cannot describe in one message: whether a dump may have them. This
@@ -141,6 +142,11 @@ class Snapshot:
         ]
         self.left_out = len(found) - len(selected)
         return selected
+
+    @property
+    def listings(self) -> vfsysfs.Listings:
+        """The names of VFs' counters in sysfs, as listed before."""
+        return self._memory.listings
 
     def link(self, pf: Pf) -> Link:
         """Return the PF's link with its VFs from rtnetlink; raises ProblemError."""

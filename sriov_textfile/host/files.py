@@ -43,25 +43,35 @@ def read_int(path: str) -> int | None:
     return to_u64(read(path) or "")
 
 
-def to_u64(text: str) -> int | None:
+def to_u64(text: str | bytes) -> int | None:
     """Return a text of decimal digits as an unsigned 64-bit integer, or None if it is not one."""
-    if text.isascii() and text.isdecimal() and len(text) <= _U64_DIGITS and int(text) < 2**64:
-        return int(text)
+    if text.isascii() and text.isdigit() and len(text) <= _U64_DIGITS:
+        number = int(text)
+        if number < 2**64:
+            return number
     return None
 
 
 def read_at(path: str, dir_fd: int | None = None, flags: int = 0, limit: int = 65536) -> str:
-    """Return a file's text without the last newline.
+    """Return a file's text without the last newline; path and flags are as of read_bytes_at().
 
-    The path is relative to the directory `dir_fd`, if that is given; `flags` are added to
-    those of open(2). Raises OSError, also for a file of `limit` bytes or more, because a
-    truncated text could be mistaken for the whole.
+    Raises OSError, also for a file of `limit` bytes or more, because a truncated text could be
+    mistaken for the whole.
     """
-    fd = os.open(path, _FLAGS | flags, dir_fd=dir_fd)
-    try:
-        data = os.read(fd, limit)
-    finally:
-        os.close(fd)
+    data = read_bytes_at(path, dir_fd, flags, limit)
     if len(data) == limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     return data.removesuffix(b"\n").decode("utf-8", "replace")
+
+
+def read_bytes_at(path: str, dir_fd: int | None, flags: int, limit: int) -> bytes:
+    """Return the first `limit` bytes of a file.
+
+    The path is relative to the directory `dir_fd`, if that is given; `flags` are added to
+    those of open(2). Raises OSError.
+    """
+    fd = os.open(path, _FLAGS | flags, dir_fd=dir_fd)
+    try:
+        return os.read(fd, limit)
+    finally:
+        os.close(fd)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
         config: Config
 
+        @property
+        def listings(self) -> vfsysfs.Listings:
+            """The names of VFs' counters in sysfs, as listed before."""
+
         def link(self, pf: Pf) -> Link:
             """Return the PF's link from rtnetlink, requested once; raises ProblemError."""
 
@@ -56,7 +60,8 @@ class Reader:
 
 
 def _sysfs(machine: Machine, pf: Pf, vfs: Sequence[int]) -> Counters:
-    return vfsysfs.counters(machine.config.sysclassnet, pf.netdev, vfs, machine.skip)
+    sysclassnet = machine.config.sysclassnet
+    return vfsysfs.counters(sysclassnet, pf.netdev, vfs, machine.listings, machine.skip)
 
 
 def _no_counters_in_sysfs(config: Config, pf: Pf) -> str:

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    GCCollector,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -60,7 +59,6 @@ class Application:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
         self._requests = Counter(
             "promhttp_metric_handler_requests",  # the name in Go's handler; _total is appended
             "Requests, by the status of the answer.",
