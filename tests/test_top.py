@@ -253,6 +253,36 @@ def test_a_sum_names_the_vfs_that_it_lacks() -> None:
     assert " >80.0 " in batch.as_text(meter.update(both(2.0, 120, {})), "pf")
 
 
+def test_a_sum_that_lacks_a_direction_does_not_look_certain() -> None:
+    """Many drivers count errors in one direction only."""
+
+    def errors(tx_errors: int) -> str:
+        meter = Meter()
+        for moment, grown in enumerate((0, tx_errors)):
+            counters = {"rx_bytes": 100, "tx_bytes": 100, "tx_errors": grown}
+            table = meter.update(one_vf(float(moment), **counters))
+        lines = batch.as_text(table, "pf").splitlines()
+        return lines[1].split()[lines[0].split().index("error/s")]
+
+    assert (errors(0), errors(5)) == ("-", ">5.00")
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(0, "-"), (1000, ">")])
+def test_no_known_traffic_is_not_the_absence_of_traffic(rate: int, shown: str) -> None:
+    names = ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets", "rx_dropped", "tx_dropped")
+    meter = Meter()
+    for moment in (0, 1):
+        counters = dict.fromkeys(names, 1 + rate * moment)
+        taken = one_vf(float(moment), **counters)
+        taken.pfs[0].vfs.append(Vf(1, "0000:11:00.1", "free", [], [], {}))
+        table = meter.update(taken)
+    (row,) = table.pods
+    cells = batch.as_text(table, "pod").splitlines()[1].split()[3:12]
+    assert [cell[0] for cell in cells] == [*[shown] * 6, "-", shown, "0"]
+    assert (row.traffic is None) == (rate == 0)
+    assert not row.is_idle  # It may have traffic.
+
+
 def test_a_link_that_is_down_has_no_share(make_host: MakeHost) -> None:
     (pf,) = table_after(make_host(replace(BUSY, speed=None)), 1).pfs
     assert (pf.speed_mbps, pf.share) == (None, None)
@@ -410,6 +440,15 @@ def test_the_lines_match_the_golden_file(
     make_host: MakeHost, golden: Callable[[str, str], None], tmp_path: Path, by: str
 ) -> None:
     golden(f"top_{by}.txt", batch.as_text(demo_table(make_host, tmp_path), by))
+
+
+@pytest.mark.parametrize("by", ["pod", "vf", "pf"])
+def test_the_lines_of_pfs_are_sorted_by_traffic_as_the_rows_are(
+    make_host: MakeHost, tmp_path: Path, by: str
+) -> None:
+    text = batch.as_text(demo_table(make_host, tmp_path), by)
+    lines = text.rpartition("time ")[2].splitlines()[1:]
+    assert [line.split()[1] for line in lines[:3]] == ["ens2f0np0", "ens1f0", "ens3f2"]
 
 
 def test_the_json_matches_the_golden_file(

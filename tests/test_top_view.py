@@ -255,9 +255,9 @@ def test_numbers_have_at_most_five_characters(value: float | None, shown: str) -
 
 @pytest.mark.parametrize(
     ("share", "shown"),
-    [(None, "-"), (0.0, "0%"), (0.0004, "0.0%"), (0.0994, "9.9%"), (0.0996, "10%"), (1.2, "120%!")],
+    [(0.0, "0%"), (0.0004, "0.0%"), (0.0994, "9.9%"), (0.0996, "10%"), (1.2, "120%!")],
 )
-def test_shares_of_a_link(share: float | None, shown: str) -> None:
+def test_shares_of_a_link(share: float, shown: str) -> None:
     assert columns.percent(share) == shown
 
 

@@ -18,7 +18,7 @@ _HEAD = {"pod": ["pod", "PF"], "vf": ["PF", "VF", "address", "used by"], "pf": [
 # Marks in the tables, and what is printed below them if they occur.
 _MARKS = {
     " - ": "- is unknown",
-    " >": "> is a sum without VFs whose traffic is unknown",
+    " >": "> is a sum that lacks an unknown part",
     "%!": "! is more than 80 % of the link",
     "!=": "1!=0 is a NIC on NUMA node 1 whose pod has its CPUs on node 0",
 }
@@ -30,9 +30,10 @@ def as_text(table: Table, by: str) -> str:
     What follows explains the marks that occur.
     """
     clock = time.strftime("%H:%M:%SZ", time.gmtime(table.sample.time))
-    blocks = [_lines(clock, by, [shown.row for shown in View(by).rows(table)])]
-    if by != "pf":
-        blocks.append(_lines(clock, "pf", table.pfs))
+    blocks = [
+        _lines(clock, group, [shown.row for shown in View(group).rows(table)])
+        for group in dict.fromkeys((by, "pf"))
+    ]
     notes = [f"{pf.name}: {columns.no_counters(pf)}" for pf in table.pfs if pf.no_counters]
     text = "\n".join(blocks)
     if meanings := [meaning for mark, meaning in _MARKS.items() if mark in text]:

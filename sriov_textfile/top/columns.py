@@ -10,6 +10,7 @@ from sriov_textfile.top.rates import Row
 _BUSY = 0.8  # the share of a link from which it is marked
 
 Value = Callable[[Row], "float | None"]
+Text = Callable[[Row, bool], str]  # the bool is whether to show bytes instead of bits
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Column:
     group: str
     width: int  # on the screen
     value: Value
-    text: Callable[[Row, bool], str]  # the bool is whether to show bytes instead of bits
+    text: Text
 
 
 def number(value: float | None) -> str:
@@ -38,15 +39,8 @@ def number(value: float | None) -> str:
     return f"{value:.{3 - whole}f}{unit}" if value else "0"
 
 
-def traffic(bytes: float | None, in_bytes: bool) -> str:
-    """Return bytes per second, or the same in bits per second."""
-    return number(bytes if bytes is None or in_bytes else bytes * 8)
-
-
-def percent(share: float | None) -> str:
+def percent(share: float) -> str:
     """Return a share of a link; `!` marks a link that is nearly full."""
-    if share is None:
-        return "-"
     text = f"{share:.1%}" if 0 < share < 0.0995 else f"{share:.0%}"
     return f"{text}!" if is_busy(share) else text
 
@@ -86,49 +80,51 @@ def second(row: Row) -> str:
     return ",".join(row.pfs) if row.kind == "pod" else count(row)
 
 
-def _rate(place: int) -> Value:
-    return lambda row: row.rates[place]
+def rate(row: Row, *places: int, factor: int = 1) -> str:
+    """Return the sum of some rates; `>` marks one that lacks an unknown part."""
+    value = row.rate(*places)
+    return _marked(row.lacks(*places), None if value is None else number(value * factor))
 
 
-def _summed(place: int, text: Callable[[float | None, bool], str]) -> Callable[[Row, bool], str]:
-    """Return a text whose `>` marks a sum without VFs whose traffic is unknown."""
-
-    def marked(row: Row, in_bytes: bool) -> str:
-        shown = text(row.rates[place], in_bytes)
-        return f">{shown}" if row.unknown and row.rates[place] is not None else shown
-
-    return marked
+def link(row: Row) -> str:
+    """Return the share of the link; `>` marks one without VFs whose traffic is unknown."""
+    share = _share(row)
+    return _marked(bool(row.unknown), None if share is None else percent(share))
 
 
-def _packets(value: float | None, in_bytes: bool) -> str:
-    return number(value)
+def _marked(lacks_part: bool, known: str | None) -> str:
+    if known is None:
+        return "-"
+    return f">{known}" if lacks_part else known
 
 
-def _dropped(row: Row) -> float | None:
-    return row.dropped
+def _share(row: Row) -> float | None:
+    return None if row.unknown and not row.share else row.share
 
 
-def _errors(row: Row) -> float | None:
-    return row.errors
+def _value(*places: int) -> Value:
+    return lambda row: row.rate(*places)
 
 
-def _plain(value: Value) -> Callable[[Row, bool], str]:
-    return lambda row, in_bytes: number(value(row))
+def _traffic(place: int) -> Text:
+    return lambda row, in_bytes: rate(row, place, factor=1 if in_bytes else 8)
+
+
+def _rate(*places: int) -> Text:
+    return lambda row, in_bytes: rate(row, *places)
 
 
 _TRAFFIC, _PACKETS, _LOST = "bit/s", "packet/s", "per s"
 
-RX = Column("rx", "rx-bit/s", "RX", _TRAFFIC, 6, _rate(0), _summed(0, traffic))
-TX = Column("tx", "tx-bit/s", "TX", _TRAFFIC, 6, _rate(1), _summed(1, traffic))
-_RX_PACKETS = Column("rx packets", "rx-packet/s", "RX", _PACKETS, 6, _rate(2), _summed(2, _packets))
-_TX_PACKETS = Column("tx packets", "tx-packet/s", "TX", _PACKETS, 6, _rate(3), _summed(3, _packets))
-DROPS = Column("drops", "drop/s", "DROP", _LOST, 5, _dropped, _plain(_dropped))
-_RX_DROPS = Column("rx drops", "rx-drop/s", "RXDROP", _LOST, 6, _rate(4), _plain(_rate(4)))
-_TX_DROPS = Column("tx drops", "tx-drop/s", "TXDROP", _LOST, 6, _rate(5), _plain(_rate(5)))
-_ERRORS = Column("errors", "error/s", "ERR", _LOST, 5, _errors, _plain(_errors))
-LINK = Column(
-    "link", "link", "LINK", "", 5, lambda row: row.share, lambda row, in_bytes: percent(row.share)
-)
+RX = Column("rx", "rx-bit/s", "RX", _TRAFFIC, 6, _value(0), _traffic(0))
+TX = Column("tx", "tx-bit/s", "TX", _TRAFFIC, 6, _value(1), _traffic(1))
+_RX_PACKETS = Column("rx packets", "rx-packet/s", "RX", _PACKETS, 6, _value(2), _rate(2))
+_TX_PACKETS = Column("tx packets", "tx-packet/s", "TX", _PACKETS, 6, _value(3), _rate(3))
+DROPS = Column("drops", "drop/s", "DROP", _LOST, 6, _value(4, 5), _rate(4, 5))
+_RX_DROPS = Column("rx drops", "rx-drop/s", "RXDROP", _LOST, 6, _value(4), _rate(4))
+_TX_DROPS = Column("tx drops", "tx-drop/s", "TXDROP", _LOST, 6, _value(5), _rate(5))
+_ERRORS = Column("errors", "error/s", "ERR", _LOST, 6, _value(6, 7), _rate(6, 7))
+LINK = Column("link", "link", "LINK", "", 6, _share, lambda row, in_bytes: link(row))
 NUMA = Column(
     "numa",
     "NUMA",

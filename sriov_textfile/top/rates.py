@@ -37,20 +37,33 @@ class Row:
     children: list[Row] = field(default_factory=list)  # VFs of a PF or pod, pods of a VF
     history: History = ()
 
+    def rate(self, *places: int) -> float | None:
+        """Return the sum of the known ones of some rates; None is unknown.
+
+        It is unknown too if the known ones are 0 and others are not known.
+        """
+        known = total(*[self.rates[place] for place in places])
+        return known if known or not self.lacks(*places) else None
+
+    def lacks(self, *places: int) -> bool:
+        """Whether one of these rates is unknown, of the row or of one of its VFs."""
+        vfs = [self] if self.kind == "vf" else self.children
+        return any([vf.rates[place] is None for vf in vfs for place in places])
+
     @property
     def traffic(self) -> float | None:
         """Bytes received and sent per second."""
-        return total(self.rates[_RX_BYTES], self.rates[_TX_BYTES])
+        return self.rate(_RX_BYTES, _TX_BYTES)
 
     @property
     def dropped(self) -> float | None:
         """Packets dropped per second."""
-        return total(*self.rates[4:6])
+        return self.rate(4, 5)
 
     @property
     def errors(self) -> float | None:
         """Errors per second."""
-        return total(*self.rates[6:8])
+        return self.rate(6, 7)
 
     @property
     def is_idle(self) -> bool:

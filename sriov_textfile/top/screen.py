@@ -158,13 +158,13 @@ def _pf(pf: Row, view: View, longest: int, width: int) -> Line:
     speed = "?" if pf.speed_mbps is None else columns.number(pf.speed_mbps * 1e6)
     filled = round(min(pf.share or 0, 1) * _BAR)
     rx, tx = (column.text(pf, view.in_bytes) for column in (columns.RX, columns.TX))
-    share = columns.percent(pf.share)
+    share = columns.link(pf)
     busy = BUSY if columns.is_busy(pf.share) else ""
     line = [
         (f"{name}  RX {rx:<6} TX {tx:<6} [", ""),
         ("|" * filled + " " * (_BAR - filled), busy),
-        ("] ", ""),
-        (f"{share:>5}", busy),
+        ("]", ""),
+        (f"{share:>6}", busy),
         (f" of {speed:<5}  ", ""),
     ]
     dropped = columns.DROPS.text(pf, view.in_bytes)
@@ -182,7 +182,7 @@ def _details(row: Row, view: View, width: int) -> list[Line]:
     if row.kind == "pf":
         about = f"{row.name}: {columns.count(row)}, driver {row.driver or 'none'}"
         about += f", {columns.no_counters(row)}" if row.no_counters else ""
-    rx_dropped, tx_dropped, rx_errors, tx_errors = map(columns.number, row.rates[4:])
+    rx_dropped, tx_dropped, rx_errors, tx_errors = [columns.rate(row, n) for n in range(4, 8)]
     more = f"dropped/s RX {rx_dropped} TX {tx_dropped}, errors/s RX {rx_errors} TX {tx_errors}"
     more += f", NUMA node {','.join(row.numa_nodes) or 'unknown'}"
     if row.cpus_elsewhere:
