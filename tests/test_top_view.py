@@ -132,13 +132,62 @@ def test_the_documentation_shows_the_screen(
 
 
 def test_no_line_of_the_help_is_cut_off_at_80x24(busy_minute: Table) -> None:
-    status = Status(1.0, replay="(replay, 2 of 3)")
+    status = Status(1.0, replay="2 of 3")
     lines = [
         "".join([text for text, _ in line])
         for line in screen.draw(View("pod", help=True), busy_minute, status, 200, 24)
     ]
-    assert max(map(len, lines[1:])) <= 80
+    assert max(map(len, lines[1:-1])) <= 80
     assert lines[-2].startswith("         (netns): ")
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 12), (79, 24), (80, 22)])
+def test_help_that_is_cut_off_says_so(busy_minute: Table, width: int, height: int) -> None:
+    lines = drawn(View("pod", help=True), busy_minute, width, height).splitlines()
+    assert lines[-1] == "the help is cut off: it needs 80x23"[:width]
+    assert "cut off" not in drawn(View("pod", help=True), busy_minute, 80, 23)
+
+
+def test_before_the_second_sample_it_is_measuring() -> None:
+    meter = Meter()
+    for moment in (0.0, 1.0):
+        vf = Vf(0, "0000:11:00.0", "free", [], [], {"rx_bytes": 1, "tx_bytes": 1})
+        pf = Pf("0000:10:00.0", "ens1f0", "ice", "0", 25_000, moment, [vf])
+        table = meter.update(Sample(0.0, "node-1", True, [pf], []))
+        assert ("measuring" in drawn(View("pod"), table)) == (moment == 0)
+        assert ("(free)" in drawn(View("pod"), table)) == (moment == 1)
+
+
+def test_the_title_gives_up_the_hosts_name_first(busy_minute: Table) -> None:
+    busy_minute.sample.host = "worker-17.rack-4.example.org"
+    view = View("pod", paused=True, sort="rx packets")
+    status = Status(1.0, replay="3000 of 3600")
+    title, *_ = text(screen.draw(view, busy_minute, status, 80, 24)).splitlines()
+    assert title == (
+        "worke~rg  2026-11-27 12:01:00 UTC  PAUSED  every 1 s  pods sorted by RX packet/s"
+    )
+
+
+def test_a_replay_shows_its_position_and_its_keys(busy_minute: Table) -> None:
+    status = Status(1.0, replay="3600 of 3600, end")
+    keys = text(screen.draw(View("pod"), busy_minute, status, 80, 24)).splitlines()[-1]
+    assert keys.startswith("replay 3600 of 3600, end  , . sample  [ ] minute  q quit  ? help  ")
+    assert len(keys) <= 80
+
+
+def test_a_narrow_screen_counts_the_pfs_of_a_pod(busy_minute: Table) -> None:
+    assert re.search(r"\(host\) +2 PFs ", drawn(View("pod"), busy_minute))
+    assert re.search(r"\(host\) +ens2f0np0,ens3f2 ", drawn(View("pod"), busy_minute, 150))
+
+
+def test_a_pod_below_a_vf_has_no_numbers(busy_minute: Table) -> None:
+    """Its traffic includes that of its other VFs."""
+    view = View("pf")
+    press(view, busy_minute, "f", "f")
+    lines = drawn(view, busy_minute, 150, 40).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("  - VF 2"))
+    assert " 15.7G " in lines[at]
+    assert lines[at + 1].split() == ["ran/du-1", "ens2f0np0"]
 
 
 def test_a_narrow_screen_shows_names_and_the_most_important_columns(busy_minute: Table) -> None:
@@ -382,11 +431,23 @@ def test_all_rows_are_unfolded_and_folded_at_once() -> None:
     assert press(view, table, "enter") == ["core/b", "core/a", "  ens1f0 0"]
 
 
+def test_rows_stay_unfolded_while_others_are_shown() -> None:
+    table = table_of(a=1.0, b=9.0)
+    view = View("pod")
+    unfolded = press(view, table, "f")
+    assert len(unfolded) == 4
+    assert press(view, table, "n") == ["ens1f0"]
+    assert press(view, table, "p") == unfolded
+    folded = press(view, table, "enter")
+    assert len(folded) == 3
+    assert press(view, table, "v", "p") == folded
+
+
 def test_a_vf_with_several_pods_is_passed_by_the_cursor() -> None:
     table = table_of(a=1.0, b=2.0, c=3.0)
     for row in table.vfs:  # Each pod is below each VF.
         row.children = table.pods
-    view = View("pf", levels=2)
+    view = View("pf", levels={"pf": 2})
     press(view, table, *["down"] * 20)
     assert view.cursor == view.rows(table)[-1].id
     press(view, table, *["up"] * 20)
@@ -466,7 +527,10 @@ def test_a_replay_goes_on_and_back_by_samples_and_minutes(
     assert [at(feed.press(key)) for key in "]]]].["] == [62, 122, 180, 180, 180, 120]
     assert at(feed.press("[")) == 60
     assert feed.press("x") is None
-    assert feed.status.replay == "(replay, 61 of 181)"
+    assert feed.status.replay == "61 of 181"
+    assert at(feed.press("]")) == 120
+    assert at(feed.press("]")) == 180
+    assert feed.status.replay == "181 of 181, end"
 
 
 def test_after_a_jump_the_rates_and_the_last_minute_are_known(recording: Recording) -> None:

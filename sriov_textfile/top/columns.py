@@ -155,3 +155,12 @@ VALUES: dict[str, Value] = {
     "traffic": lambda row: row.traffic,
     **{column.id: column.value for column in {*NARROW, *WIDE}},
 }
+
+# The same as headings.
+LABELS = {
+    "traffic": "RX+TX",
+    **{
+        column.id: f"{column.title} {_PACKETS}" if column.group == _PACKETS else column.title
+        for column in {*NARROW, *WIDE}
+    },
+}

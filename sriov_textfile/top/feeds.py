@@ -107,7 +107,8 @@ class ReplayFeed:
 
     def _next(self) -> Table | None:
         self._at += 1
-        self.status.replay = f"(replay, {self._at + 1} of {len(self._recording)})"
+        end = ", end" * (self._at + 1 == len(self._recording))
+        self.status.replay = f"{self._at + 1} of {len(self._recording)}{end}"
         if self._recording.is_first(self._at):
             self._meter = Meter()
         sample = self._recording.sample(self._at)

@@ -48,7 +48,7 @@ class Row:
     def lacks(self, *places: int) -> bool:
         """Whether one of these rates is unknown, of the row or of one of its VFs."""
         vfs = [self] if self.kind == "vf" else self.children
-        return any([vf.rates[place] is None for vf in vfs for place in places])
+        return any(vf.rates[place] is None for vf in vfs for place in places)
 
     @property
     def traffic(self) -> float | None:

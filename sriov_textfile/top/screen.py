@@ -16,15 +16,20 @@ from sriov_textfile.top.view import NAME, SECOND, TRAFFIC, Shown, View
 TITLE, HEAD, CURSOR, DIM = "title", "head", "cursor", "dim"
 BUSY, LOST, PROBLEM = "busy", "lost", "problem"
 
+# Above the first two columns.
+_HEADINGS = {"pod": ("POD", "PF"), "vf": ("PF VF", "USED BY"), "pf": ("PF", "USED BY")}
+
 Segment = tuple[str, str]  # text and style
 Line = list[Segment]
 
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"  # for a sparkline, from the lowest to the highest
-_LEAST_HISTORY, _MOST_HISTORY = 12, 60  # columns of the sparkline
+_LEAST_HOST = 8  # columns of the host's name
+_LEAST_HISTORY, _MOST_HISTORY = 18, 60  # columns of the sparkline
 _BAR = 14
 _PROBLEM_SECONDS = 5.0  # for each, if there are several
+_FIRST = "measuring: the second sample has the first rates"
 
-_HELP = """
+_HELP = """\
 q Ctrl-C      quit                       p v n Tab   rows: pods, VFs, NICs (PFs)
 < >           sort by another column     Enter <- -> unfold or fold the row
 r             reverse the order          f           unfold or fold all rows
@@ -39,17 +44,24 @@ _HELP_OF_REPLAY = """\
 _MEANINGS = """
 RX is what a pod received by its VFs, TX what it sent. DROP and ERR are packets
 dropped and errors, both ways. LINK is the share of the PF's link, in the busier
-direction. The line of a PF is the sum of its VFs. Times are in UTC.
+direction. The line of a PF is the sum of its VFs. Times are in UTC. On a wide
+terminal, the last minute is RX and TX together, relative to the row's own peak.
 
 + -      before a name: Enter unfolds the row to its VFs, or folds it again
--        unknown: the driver does not count it, it fell or has just begun, or
-         the NIC resets
->43.2G   a sum without VFs whose traffic is unknown
+-        unknown: the driver lacks the counter, the counter fell or has just
+         appeared, or the NIC resets
+>43.2G   a sum that lacks an unknown part: a VF or a direction
 87%!     more than 80 % of the link
 1!=0     the NIC is on NUMA node 1, the pod's CPUs are on node 0
 (host)   used by no pod: the host has its netdev; (vfio): bound to vfio-pci;
          (netns): in another network namespace; (free): without a driver
 """
+_HELP_WIDTH = 80
+_KEYS = (
+    *("q quit", "? help", "p pods", "v VFs", "n NICs", "Enter unfold", "< > sort", "/ filter"),
+    *("z idle", "Space pause"),
+)
+_KEYS_OF_REPLAY = (", . sample", "[ ] minute")
 
 
 @dataclass
@@ -57,6 +69,7 @@ class Status:
     """What the title shows of the source of the samples."""
 
     interval: float
+    is_recorded: bool = False
     replay: str = ""  # the position in a recording
     message: str = ""  # a problem of the source
 
@@ -73,15 +86,15 @@ def draw(
 
     Only the rows that fit are drawn.
     """
-    if view.help:
-        text = _HELP + _HELP_OF_REPLAY * bool(status.replay) + _MEANINGS
-        lines = [[(line, "")] for line in text.splitlines()]
-        return _fitted(
-            [_title(view, table, status, width), *lines], [_keys(view, width)], width, height
-        )
-    rows = view.rows(table)
     top = [_title(view, table, status, width)]
-    bottom = [_keys(view, width)]
+    bottom = [_keys(view, status, width)]
+    if view.help:
+        lines = _help(status)
+        if len(lines) > height - 2 or width < _HELP_WIDTH:
+            size = f"{_HELP_WIDTH}x{len(lines) + 2}"
+            bottom = [[(f"the help is cut off: it needs {size}", PROBLEM)]]
+        return _fitted([*top, *lines], bottom, width, height)
+    rows = view.rows(table)
     problems = table.sample.problems
     problem, more = status.message, ""
     if problems and not problem:
@@ -90,6 +103,8 @@ def draw(
         more = f" ({number + 1} of {len(problems)} problems)" if len(problems) > 1 else ""
     if problem:
         bottom.insert(0, [(shortened(printable(problem), width - len(more)) + more, PROBLEM)])
+    if table.pfs and not table.seconds:
+        return _fitted([*top, [], [(_FIRST, DIM)]], bottom, width, height)
     if height >= 16:
         if view.by != "pf":
             top += [*_pfs(table.pfs, view, width, height // 6), []]
@@ -120,23 +135,45 @@ def _scroll(view: View, rows: Sequence[Shown]) -> None:
     view.top = max(min(view.top, len(rows) - view.height), 0)
 
 
+def _help(status: Status) -> list[Line]:
+    text = _HELP + _HELP_OF_REPLAY * bool(status.replay) + _MEANINGS
+    return [[(line, "")] for line in text.splitlines()]
+
+
 def _title(view: View, table: Table, status: Status, width: int) -> Line:
-    clock = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(table.sample.time))
-    clock = f"{clock} {status.replay}" if status.replay else clock.partition(" ")[2]
-    parts = [table.sample.host, clock, f"every {status.interval:g} s"]
+    date, clock = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(table.sample.time)).split(
+        " ", 1
+    )
+    parts = [f"{date} {clock}" if status.replay else clock]
+    parts += ["REC"] * status.is_recorded + ["PAUSED"] * view.paused
+    parts.append(f"every {status.interval:g} s")
     group = {"pod": "pods", "vf": "VFs", "pf": "PFs"}[view.by]
-    order = ("PF" if view.by == "pod" else "user") if view.sort == SECOND else view.sort
-    parts.append(f"{group} sorted by {order}{', reversed' if view.reverse else ''}")
-    parts += [f"with {view.filter}"] * bool(view.filter)
-    parts += ["without idle"] * view.hides_idle + ["PAUSED"] * view.paused
-    return [(shortened(printable("  ".join(parts)), width).ljust(width), TITLE)]
+    parts.append(f"{group} sorted by {_order(view)}{', reversed' if view.reverse else ''}")
+    parts += [f"with {view.filter}"] * bool(view.filter) + ["without idle"] * view.hides_idle
+    rest = "".join([f"  {part}" for part in parts])
+    host = shortened(table.sample.host, max(width - len(rest), _LEAST_HOST))
+    return [(printable(host + rest)[:width].ljust(width), TITLE)]
 
 
-def _keys(view: View, width: int) -> Line:
+def _order(view: View) -> str:
+    """Return what sorts the rows, in the words of the headings."""
+    if view.sort in (NAME, SECOND):
+        return _HEADINGS[view.by][view.sort == SECOND]
+    return columns.LABELS[view.sort]
+
+
+def _keys(view: View, status: Status, width: int) -> Line:
+    """Return the most important keys, as many as fit, or the filter that is being typed."""
     if view.typed is not None:
         return [(shortened(f"show only rows with: {view.typed}_", width), TITLE)]
-    keys = "q quit  ? help  p pods  v VFs  n NICs  < > sort  / filter  z idle  Space pause"
-    return [(shortened(keys, width), DIM)]
+    line = [(f"replay {status.replay}", TITLE)] if status.replay else []
+    used = sum([len(text) for text, _ in line])
+    for key in (*_KEYS_OF_REPLAY * bool(status.replay), *_KEYS):
+        text = f"  {key}" if line else key
+        if (used := used + len(text)) > width:
+            break
+        line.append((text, DIM))
+    return line
 
 
 def _pfs(pfs: Sequence[Row], view: View, width: int, most: int) -> list[Line]:
@@ -197,7 +234,7 @@ class _Layout:
         self._view = view
         self._width = width
         self._blocks = blocks
-        wide = width >= columns.WIDE_WIDTH
+        self._wide = wide = width >= columns.WIDE_WIDTH
         self._columns = columns.of(width)
         self._addresses = wide and any(shown.row.kind == "vf" for shown in rows)
         free = width - sum([column.width + 1 for column in self._columns]) - 13 * self._addresses
@@ -225,17 +262,18 @@ class _Layout:
         return "  " * shown.depth + mark + name
 
     def _second(self, shown: Shown) -> str:
-        if self._view.by == "pod" and shown.row.kind == "vf":
-            return shown.row.pfs[0]
-        return columns.second(shown.row)
+        row = shown.row
+        if self._view.by == "pod" and row.kind == "vf":
+            return row.pfs[0]
+        if row.kind == "pod" and len(row.pfs) > 1 and not self._wide:
+            return f"{len(row.pfs)} PFs"
+        return columns.second(row)
 
     def head(self) -> list[Line]:
         """Return the two lines above the rows; the column that sorts the rows is marked."""
         view = self._view
         unit = "byte/s" if view.in_bytes else "bit/s"
-        name, second = {"pod": ("POD", "PF"), "vf": ("PF VF", "USED BY"), "pf": ("PF", "USED BY")}[
-            view.by
-        ]
+        name, second = _HEADINGS[view.by]
         groups = " " * (self._names + self._seconds + 1 + 13 * self._addresses)
         line = [
             (name.ljust(self._names)[: self._names], CURSOR if view.sort == NAME else HEAD),
@@ -255,7 +293,7 @@ class _Layout:
             title = unit if group == columns.RX.group else group
             groups += " " + (f" {title} ".center(width - 1, "-") if group else " " * (width - 1))
         if self._history:
-            line.append((" last minute".ljust(self._history + 1), HEAD))
+            line.append((" last minute, RX+TX"[: self._history + 1], HEAD))
         return [[(groups, HEAD)], line]
 
     def line(self, shown: Shown, now: float) -> Line:
@@ -268,11 +306,13 @@ class _Layout:
         if self._addresses:
             address = row.vfs[0].address if row.kind == "vf" else ""
             line.append((f" {shortened(address, 12):12}", ""))
-        for column in self._columns:
+        # A pod below a VF has VFs elsewhere too: its numbers would not be a part of those above.
+        has_numbers = not (row.kind == "pod" and shown.depth)
+        for column in self._columns * has_numbers:
             text = shortened(column.text(row, view.in_bytes), column.width)
             line.append((" ", ""))
             line.append((text.rjust(column.width), _style(column, text, row)))
-        if self._history:
+        if self._history and has_numbers:
             line.append((" " + self._sparkline(row.history, now), ""))
         if shown.id == view.cursor:
             line = [("".join([text for text, _ in line]).ljust(self._width), CURSOR)]

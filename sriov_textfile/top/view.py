@@ -43,7 +43,7 @@ class View:
     in_bytes: bool = False
     paused: bool = False
     help: bool = False
-    levels: int = 0  # of rows that are unfolded
+    levels: dict[str, int] = field(default_factory=dict)  # of rows that are unfolded, by group
     folded: set[tuple[str, ...]] = field(
         default_factory=set
     )  # rows for which it is the other way round
@@ -71,7 +71,8 @@ class View:
 
     def is_unfolded(self, shown: Shown) -> bool:
         """Whether other rows are shown below a row."""
-        return self.can_unfold(shown) and (shown.depth < self.levels) != (shown.id in self.folded)
+        levels = self.levels.get(self.by, 0)
+        return self.can_unfold(shown) and (shown.depth < levels) != (shown.id in self.folded)
 
     def _matches(self, row: Row) -> bool:
         if not self.filter:
@@ -117,7 +118,7 @@ class View:
             step = 1 if key == ">" else -1
             self.sort = SORTS[(SORTS.index(self.sort) + step) % len(SORTS)]
         elif key == "f":
-            self.levels = (self.levels + 1) % (GROUPS[self.by] + 1)
+            self.levels[self.by] = (self.levels.get(self.by, 0) + 1) % (GROUPS[self.by] + 1)
             self.folded.clear()
         elif key == "/":
             self.typed = self.filter
@@ -129,8 +130,7 @@ class View:
 
     def group(self, by: str) -> None:
         """Show rows of another kind."""
-        self.by, self.levels, self.cursor, self.top = by, int(by == "pf"), (), 0
-        self.folded.clear()
+        self.by, self.cursor, self.top = by, (), 0
 
     def _fold(self, key: str, shown: Shown) -> None:
         unfolded = self.is_unfolded(shown)
