@@ -258,9 +258,8 @@ def test_a_sum_that_lacks_a_direction_does_not_look_certain() -> None:
 
     def errors(tx_errors: int) -> str:
         meter = Meter()
-        for moment, grown in enumerate((0, tx_errors)):
-            counters = {"rx_bytes": 100, "tx_bytes": 100, "tx_errors": grown}
-            table = meter.update(one_vf(float(moment), **counters))
+        meter.update(one_vf(0.0, rx_bytes=100, tx_bytes=100, tx_errors=0))
+        table = meter.update(one_vf(1.0, rx_bytes=100, tx_bytes=100, tx_errors=tx_errors))
         lines = batch.as_text(table, "pf").splitlines()
         return lines[1].split()[lines[0].split().index("error/s")]
 
@@ -272,8 +271,8 @@ def test_no_known_traffic_is_not_the_absence_of_traffic(rate: int, shown: str) -
     names = ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets", "rx_dropped", "tx_dropped")
     meter = Meter()
     for moment in (0, 1):
-        counters = dict.fromkeys(names, 1 + rate * moment)
-        taken = one_vf(float(moment), **counters)
+        taken = one_vf(float(moment))
+        taken.pfs[0].vfs[0].counters = dict.fromkeys(names, 1 + rate * moment)
         taken.pfs[0].vfs.append(Vf(1, "0000:11:00.1", "free", [], [], {}))
         table = meter.update(taken)
     (row,) = table.pods
