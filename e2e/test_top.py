@@ -49,7 +49,8 @@ class Terminal:
         self._folder = folder
         self._tmux = [*tmux, "-u", "-f", "/dev/null", "-S", str(folder / "tmux")]
         env = {**os.environ, "LC_ALL": "C.UTF-8", "CRASH": str(folder / "crash")}
-        for name in ("NO_COLOR", "TMUX", "ENV"):
+        # Where the tests run in several processes, readline has set a size, which curses takes.
+        for name in ("NO_COLOR", "TMUX", "ENV", "COLUMNS", "LINES"):
             env.pop(name, None)
         size = ["-x", str(width), "-y", str(height)]
         command = [*self._tmux, "new-session", "-d", *size, "sh"]
