@@ -424,6 +424,7 @@ def test_a_recording_is_shown_again(shell: Terminal, command: str, tmp_path: Pat
     path = tmp_path / "recording"
     shell.keys(f"{command} --record={path}", "Enter")
     shell.wait_until(known, "rates")
+    assert "  REC  " in shell.screen().splitlines()[0]
     shell.keys("-", "-")
     shell.wait_for("every 0.2 s")
     time.sleep(3)
@@ -440,5 +441,9 @@ def test_a_recording_is_shown_again(shell: Terminal, command: str, tmp_path: Pat
     shell.wait_for(rf"^replay {samples - 1} of {samples}  ")
     shell.keys("[")
     shell.wait_for(rf"^replay 1 of {samples}  ")
+    shell.keys("q")
+    shell.wait_for(PROMPT)
+    shell.keys(f"{command} --record={path} --interval=5s", "Enter")
+    shell.wait_for("appending to the recording")
     shell.keys("q")
     shell.wait_for(PROMPT)

@@ -249,6 +249,8 @@ def _web_config_problems(path: str) -> list[Problem]:
 def _top(values: flags.Values, host: SimulatedHost | None) -> int:
     if values[flags.RECORD] and values[flags.REPLAY]:
         raise flags.FlagError("--record and --replay exclude each other")
+    if values[flags.JSON] and values[flags.BY]:
+        raise flags.FlagError("--json has the rows of pods, VFs and PFs; leave out --by")
     if not (host or values[flags.REPLAY]):
         values = _with_paths_of_service(values)
     config = flags.config(values, host.rtnetlink if host else "")

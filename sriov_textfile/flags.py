@@ -345,7 +345,13 @@ BY = Flag(
     "top",
     values=_GROUPS,
 )
-RECORD = Flag("record", str, "", "file to record to, to replay it later; it keeps 256 MiB", "top")
+RECORD = Flag(
+    "record",
+    str,
+    "",
+    "file to append the samples to, for --replay; at 128 MiB it becomes FILE.1, replacing the last",
+    "top",
+)
 REPLAY = Flag("replay", str, "", "file to show instead of this machine", "top")
 PFS = Flag("pfs", whole_number(1, 64), "3", "number of simulated PFs", "demo")
 VFS = Flag("vfs", whole_number(0, 1024), "8", "number of VFs on each PF", "demo")

@@ -521,6 +521,12 @@ def test_json_prints_an_object_for_each_sample() -> None:
     assert first["pfs"][0]["vfs"][0]["rx_bytes_per_second"] > 0
 
 
+def test_json_with_by_is_an_error() -> None:
+    done = demo_top("--json", "--by=pod", "--count=1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--json has the rows of pods, VFs and PFs; leave out --by" in done.stderr
+
+
 def test_without_a_terminal_it_prints_lines_until_it_is_stopped() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         command = [*MODULE, "demo", "top", "--pfs=1", "--vfs=2", "--interval=100ms"]
@@ -627,10 +633,11 @@ def test_problems_are_logged_and_in_the_json(make_host: MakeHost) -> None:
 
 
 def record(host: Host, path: Path, count: int = 2, *arguments: str) -> None:
+    notice = f"sriov-textfile: appending to the recording {path}\n" if path.exists() else ""
     run = host.collect(
         "top", "--interval=100ms", f"--count={count}", f"--record={path}", *arguments
     )
-    assert (run.code, run.log) == (0, "")
+    assert (run.code, run.log) == (0, notice)
 
 
 def replay(host: Host, path: Path, *arguments: str) -> list[dict[str, Any]]:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from sriov_textfile import flags
 from sriov_textfile.problems import Problem, ProblemError
 from sriov_textfile.simulate import demo
 from sriov_textfile.top import batch, columns, command, screen
-from sriov_textfile.top.feeds import ReplayFeed
+from sriov_textfile.top.feeds import LiveFeed, ReplayFeed
+from sriov_textfile.top.machine import Machine
 from sriov_textfile.top.rates import Meter, Row, Table
-from sriov_textfile.top.recording import Recording
+from sriov_textfile.top.recording import Recorder, Recording
 from sriov_textfile.top.sample import Pf, Sample, Vf
 from sriov_textfile.top.screen import Status
 from sriov_textfile.top.view import View
@@ -487,6 +489,34 @@ def test_keys_without_a_meaning_and_an_empty_table_do_no_harm(busy_minute: Table
             drawn(view, empty)
             press(view, busy_minute, key)
             drawn(view, busy_minute)
+
+
+# --- recording --------------------------------------------------------------------------
+
+
+def test_the_title_has_rec_while_samples_are_recorded(make_host: MakeHost, tmp_path: Path) -> None:
+    host = make_host(BUSY)
+    machine = Machine(flags.config(flags.parse(host.flags)[1], host.rtnetlink), "node-1")
+    path = str(tmp_path / "recording")
+    Recorder(machine, path)
+    recorder = Recorder(machine, path)
+    feed = LiveFeed(recorder, 0.0, recorder.sample())
+
+    def shown() -> str:
+        return text(screen.draw(View("vf"), feed.table, feed.status, 80, 24))
+
+    def sample() -> None:
+        while not feed.poll(paused=False):
+            time.sleep(0.01)
+
+    assert "  REC  " in shown()
+    assert "appending to the recording /" in shown()
+    sample()
+    assert "  REC  " in shown()
+    assert "appending" not in shown()
+    recorder.failure = Problem("undelivered", path, "the disk is full")
+    sample()
+    assert "  REC  " not in shown()
 
 
 # --- replay -----------------------------------------------------------------------------

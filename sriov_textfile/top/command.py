@@ -78,18 +78,20 @@ def _ending_on_signals() -> Iterator[None]:
 def _follow(config: Config, options: Options, machine: Machine, write: Write) -> int:
     interval = config.interval or _INTERVAL
     recorder = Recorder(machine, options.record) if options.record else None
-    take = recorder.sample if recorder else machine.sample
-    first = take()
+    if recorder and recorder.notice:
+        write_line(f"sriov-textfile: {recorder.notice}")
+    source = recorder or machine
+    first = source.sample()
     if not first.pfs:
         hint = "run sriov-textfile doctor to see why"
         raise ProblemError(Problem("no-pf", "", "found no PF", hint))
     if options.is_live:
-        _show(feeds.LiveFeed(take, interval, first), options, first)
+        _show(feeds.LiveFeed(source, interval, first), options, first)
         complete = True
     else:
         lines = _Lines(options, write)
         lines.print(first)
-        complete = _print(config, options, take, interval, lines)
+        complete = _print(config, options, source.sample, interval, lines)
     return int(not complete or bool(recorder and recorder.failure))
 
 

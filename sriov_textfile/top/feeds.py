@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 from sriov_textfile.deadline import Task
 from sriov_textfile.problems import Problem, ProblemError
+from sriov_textfile.top.machine import Machine
 from sriov_textfile.top.rates import HISTORY_SECONDS, Meter, Table
-from sriov_textfile.top.recording import Recording, RecordingError
+from sriov_textfile.top.recording import Recorder, Recording, RecordingError
 from sriov_textfile.top.sample import Sample
 from sriov_textfile.top.screen import Status
 
@@ -42,15 +42,22 @@ def _change(interval: float, key: str) -> float:
 class LiveFeed:
     """Takes a sample of the machine each interval, in a thread: it may take long or hang."""
 
-    def __init__(self, take: Callable[[], Sample], interval: float, first: Sample) -> None:
-        self.status = Status(interval)
-        self._take = take
+    def __init__(self, source: Machine | Recorder, interval: float, first: Sample) -> None:
+        self._recorder = source if isinstance(source, Recorder) else None
+        self.status = Status(interval, is_recorded=self._is_recording)
+        if self._recorder:
+            self.status.message = self._recorder.notice
+        self._take = source.sample
         self._meter = Meter()
         self.table = self._meter.update(first)
         self._taken: list[Sample] = []
         self._task: Task | None = None
         self._started = time.monotonic()
         self._due = self._started + interval
+
+    @property
+    def _is_recording(self) -> bool:
+        return bool(self._recorder and not self._recorder.failure)
 
     def poll(self, paused: bool) -> Table | None:
         """Return the rates since the last sample; the samples go on while the view is paused."""
@@ -71,6 +78,7 @@ class LiveFeed:
             self.status.message = error.problem.text
             return None
         self.status.message = ""
+        self.status.is_recorded = self._is_recording
         return self._meter.update(self._taken.pop())
 
     def press(self, key: str) -> None:

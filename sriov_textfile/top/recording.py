@@ -33,12 +33,14 @@ class Recorder:
         self._machine = machine
         self._path = path
         self.failure: Problem | None = None
+        self.notice = ""  # that the file was a recording before
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
             self._file = os.open(path, flags, 0o644)
             self._size = os.fstat(self._file).st_size
             if self._size:
                 _check_head(os.pread(self._file, 100, 0), path)
+                self.notice = f"appending to the recording {path}"
                 if os.pread(self._file, 1, self._size - 1) != b"\n":  # of a process that was killed
                     self._write(b"\n")
             self._begin(is_continued=False)
