@@ -218,7 +218,7 @@ def test_keys_sort_filter_fold_hide_and_pause(shell: Terminal, command: str) -> 
     shell.keys("z", "v")
     shell.wait_until(lambda screen: rows(screen)[0] == "ens1f0 7", "VFs")
     shell.keys("n", "f", "f")
-    shell.wait_until(lambda screen: "core/d" in rows(screen)[2], "PFs unfolded to pods")
+    shell.wait_for("^ +core/d, with VFs of ens1f0$")
     shell.keys("p", "Space")
     paused = shell.wait_for("PAUSED")
     time.sleep(2.2)

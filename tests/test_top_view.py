@@ -189,7 +189,15 @@ def test_a_pod_below_a_vf_has_no_numbers(busy_minute: Table) -> None:
     lines = drawn(view, busy_minute, 150, 40).splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("  - VF 2"))
     assert " 15.7G " in lines[at]
-    assert lines[at + 1].split() == ["ran/du-1", "ens2f0np0"]
+    assert lines[at + 1].strip() == "ran/du-1, with VFs of ens2f0np0"
+
+
+def test_help_stays_while_the_terminal_is_resized(busy_minute: Table) -> None:
+    view = View("pod")
+    press(view, busy_minute, "?", "resize")
+    assert view.help
+    press(view, busy_minute, "x")
+    assert not view.help
 
 
 def test_a_narrow_screen_shows_names_and_the_most_important_columns(busy_minute: Table) -> None:

@@ -29,6 +29,7 @@ _KEYS = {
     curses.KEY_END: "end",
     curses.KEY_ENTER: "enter",
     curses.KEY_BACKSPACE: "backspace",
+    curses.KEY_RESIZE: "resize",
     "\n": "enter",
     "\r": "enter",
     "\t": "tab",

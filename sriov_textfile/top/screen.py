@@ -238,8 +238,9 @@ class _Layout:
         self._columns = columns.of(width)
         self._addresses = wide and any(shown.row.kind == "vf" for shown in rows)
         free = width - sum([column.width + 1 for column in self._columns]) - 13 * self._addresses
-        names = max([len(self._name(shown)) for shown in rows], default=0)
-        seconds = max([len(self._second(shown)) for shown in rows], default=0)
+        sized = [shown for shown in rows if not shown.is_user]
+        names = max([len(self._name(shown)) for shown in sized], default=0)
+        seconds = max([len(self._second(shown)) for shown in sized], default=0)
         names, seconds = max(names, 4), max(seconds, 7)
         self._history = min(free - names - seconds - 2, _MOST_HISTORY) if wide else 0
         if self._history < _LEAST_HISTORY:
@@ -298,6 +299,17 @@ class _Layout:
 
     def line(self, shown: Shown, now: float) -> Line:
         """Return the line of a row."""
+        line = self._user(shown) if shown.is_user else self._cells(shown, now)
+        if shown.id == self._view.cursor:
+            line = [("".join([text for text, _ in line]).ljust(self._width), CURSOR)]
+        return line
+
+    def _user(self, shown: Shown) -> Line:
+        """Return a pod and its PFs, without numbers: they would not be a part of those above."""
+        text = f"{self._name(shown)}, with VFs of {','.join(shown.row.pfs)}"
+        return [(shortened(printable(text), self._width), "")]
+
+    def _cells(self, shown: Shown, now: float) -> Line:
         row, view = shown.row, self._view
         line: Line = [
             (shortened(printable(self._name(shown)), self._names).ljust(self._names + 1), ""),
@@ -306,16 +318,12 @@ class _Layout:
         if self._addresses:
             address = row.vfs[0].address if row.kind == "vf" else ""
             line.append((f" {shortened(address, 12):12}", ""))
-        # A pod below a VF has VFs elsewhere too: its numbers would not be a part of those above.
-        has_numbers = not (row.kind == "pod" and shown.depth)
-        for column in self._columns * has_numbers:
+        for column in self._columns:
             text = shortened(column.text(row, view.in_bytes), column.width)
             line.append((" ", ""))
             line.append((text.rjust(column.width), _style(column, text, row)))
-        if self._history and has_numbers:
+        if self._history:
             line.append((" " + self._sparkline(row.history, now), ""))
-        if shown.id == view.cursor:
-            line = [("".join([text for text, _ in line]).ljust(self._width), CURSOR)]
         return line
 
     def _sparkline(self, history: History, now: float) -> str:

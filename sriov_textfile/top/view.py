@@ -29,6 +29,11 @@ class Shown:
         """How many rows are above it in the tree."""
         return len(self.id) - 1
 
+    @property
+    def is_user(self) -> bool:
+        """Whether it is a pod below a VF: it names the VF's user, which has VFs elsewhere too."""
+        return self.row.kind == "pod" and self.depth > 0
+
 
 @dataclass
 class View:
@@ -103,7 +108,7 @@ class View:
         if self.typed is not None:
             self._type(self.typed, key)
         elif self.help:
-            self.help = False
+            self.help = key == "resize"
         elif key in moves and rows:
             place = min(max(self.index(rows) + moves[key], 0), len(rows) - 1)
             self.cursor = rows[place].id if place else ()
