@@ -45,7 +45,7 @@ def report(
 def test_netlink_with_vfsim(
     pfs: int, vfs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = Vfsim(tmp_path, pfs, vfs)
+    module = Vfsim(tmp_path, [vfs] * pfs)
     try:
         host: SimulatedHost = module.host
         host.rtnetlink = ""  # the kernel

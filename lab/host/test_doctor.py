@@ -119,7 +119,7 @@ def test_another_network_namespace_with_its_own_sysfs(igb: list[Pf]) -> None:
 
 
 def test_ethtool_and_devlink_values_are_reported(tmp_path: Path) -> None:
-    module = Vfsim(tmp_path, pfs=2, vfs=2)
+    module = Vfsim(tmp_path, [2, 2])
     try:
         code, report = doctor(*module.flags)
         assert (code, report["findings"]) == (0, [])
@@ -136,7 +136,7 @@ def test_ethtool_and_devlink_values_are_reported(tmp_path: Path) -> None:
 
 
 def test_doctor_queries_the_driver_once_per_vf(tmp_path: Path) -> None:
-    module = Vfsim(tmp_path, pfs=1, vfs=300)
+    module = Vfsim(tmp_path, [300])
     try:
         before = module.queries("pf0")
         code, report = doctor(*module.flags)

@@ -35,7 +35,7 @@ def collected(
     collect: Callable[..., Run],
 ) -> Iterator[Collected]:
     root: Path = tmp_path_factory.mktemp("vfsim")
-    module = Vfsim(root, pfs=2, vfs=request.param)
+    module = Vfsim(root, [request.param] * 2)
     yield Collected(request.param, module, collect)
     module.remove()
 
