@@ -82,7 +82,7 @@ def _host(kernel: str, built: Path) -> Part:
         hardware=qemu.two_nics(),
         tests=LAB / "host",
         left_out=() if kernel == THE_ONE else ON_ONE_KERNEL,
-        fill=lambda share: _fill_host(share, kernels.vfsim(built / "tree", kernel)),
+        fill=lambda share: _fill_host(share, kernels.modules(built / "tree", kernel)),
     )
 
 
@@ -142,9 +142,10 @@ def _fill(share: Path, part: Part) -> None:
     part.fill(share)
 
 
-def _fill_host(share: Path, vfsim: Path) -> None:
-    """Add the kernel module, what the tests share with others, and a checkout to install."""
-    shutil.copy(vfsim, share / "vfsim.ko")
+def _fill_host(share: Path, modules: list[Path]) -> None:
+    """Add the kernel modules, what the tests share with others, and a checkout to install."""
+    for module in modules:
+        shutil.copy(module, share)
     shutil.copy(PROJECT / "tests/peers.py", share / "guest")
     shutil.copytree(PROJECT / "bench", share / "guest/bench")
     say("building the packages")

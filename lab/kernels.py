@@ -1,4 +1,4 @@
-"""Adds kernels of several Debian suites to the machine's tree, and builds vfsim for each."""
+"""Adds kernels of several Debian suites to the machine's tree, and builds modules for each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lab.debian import chroot
-from tools.fetch import CACHE, debian_dependencies, debian_packages, key, run, say
+from tools.fetch import CACHE, debian_dependencies, debian_packages, key, new_folder, run, say
 
 # The suite of each kernel. Debian 13's systemd and its other programs run on all of them.
 KERNELS = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "sid": "sid"}
@@ -18,7 +18,7 @@ UNNEEDED = ("sound", "drivers/gpu", "drivers/media", "drivers/net/wireless")
 # What the initrd needs to mount the disk. The other modules are on it.
 INITRD_MODULES = ("virtio_pci", "virtio_blk", "ext4")
 
-VFSIM = Path(__file__).parent / "vfsim"
+SOURCES = Path(__file__).parent / "modules"
 
 
 def add(tree: Path, name: str) -> None:
@@ -54,22 +54,20 @@ def add(tree: Path, name: str) -> None:
     chroot(tree, f"depmod {release} && mkinitramfs -o /boot/{name}/initrd.img {release}")
 
 
-def vfsim(tree: Path, name: str) -> Path:
-    """Return the path of vfsim.ko for a kernel of the tree, built unless it is there already.
+def modules(tree: Path, name: str) -> list[Path]:
+    """Return the modules of lab/modules/ for a kernel of the tree, built unless they are there.
 
     Raises SystemExit if the build fails.
     """
-    code = "".join([path.read_text() for path in sorted(VFSIM.iterdir())])
-    module = tree / "boot" / name / f"vfsim-{key(code)}.ko"
-    if not module.exists():
-        say(f"building vfsim for Linux {name}")
-        work = tree / "opt/vfsim"
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(VFSIM, work)
-        # Debian's headers name the compiler of their own suite. Type information is not needed, and
-        # would take another program.
-        settings = "CC=gcc CONFIG_DEBUG_INFO_BTF_MODULES="
-        chroot(tree, f"make -C /boot/{name}/headers M=/opt/vfsim {settings} modules")
-        (work / "vfsim.ko").rename(module)
-        shutil.rmtree(work)
-    return module
+    code = "".join([path.read_text() for path in sorted(SOURCES.iterdir())])
+    built = tree / "boot" / name / f"modules-{key(code)}"
+    if not built.is_dir():
+        say(f"building vfsim and rdmasim for Linux {name}")
+        with new_folder(built) as new:
+            shutil.copytree(SOURCES, new, dirs_exist_ok=True)
+            # Debian's headers name the compiler of their own suite. Type information is not needed,
+            # and would take another program.
+            settings = "CC=gcc CONFIG_DEBUG_INFO_BTF_MODULES="
+            make = f"make -C /boot/{name}/headers M=/opt/modules {settings} modules"
+            chroot(tree, make, mounts={"/opt/modules": new})
+    return sorted(built.glob("*.ko"))
