@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -29,9 +29,8 @@ REQUIREMENTS += [*requirements.of(), *requirements.of("all")]
 BOOT_LIMIT = 1200.0
 
 
-# The tests of lab/host/ for which one kernel is enough. All others run on every kernel.
-ON_ONE_KERNEL = ("test_cgroups.py", "test_cost.py", "test_increase.py", "test_systemd.py")
-THE_ONE = "6.12"  # Debian 13's own
+# All tests of lab/host/ run on Debian 13's own kernel, and on the others those without this marker.
+ONE_KERNEL, MARKER = "6.12", "one_kernel"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Part:
     kernel: str
     hardware: qemu.Hardware
     tests: Path
-    left_out: Sequence[str]  # of the files in `tests`
+    marked: str  # which of the tests, as an expression for pytest's -m; "" means all
     fill: Callable[[Path], None]  # puts into the shared folder what only these tests need
 
 
@@ -51,7 +50,9 @@ def main() -> int:
     names = [f"host-{kernel}" for kernel in kernels.KERNELS] + ["node"]
     arguments = argparse.ArgumentParser("make lab", description=__doc__)
     arguments.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(names)}")
-    arguments.add_argument("-k", metavar="EXPRESSION", help="run only these tests, as in pytest")
+    arguments.add_argument(
+        "-k", default="", metavar="EXPRESSION", help="run only these tests, as in pytest"
+    )
     options = arguments.parse_args()
     chosen = options.parts or names
     if unknown := set(chosen).difference(names):
@@ -81,7 +82,7 @@ def _host(kernel: str, built: Path) -> Part:
         kernel=kernel,
         hardware=qemu.two_nics(),
         tests=LAB / "host",
-        left_out=() if kernel == THE_ONE else ON_ONE_KERNEL,
+        marked="" if kernel == ONE_KERNEL else f"not {MARKER}",
         fill=lambda share: _fill_host(share, kernels.modules(built / "tree", kernel)),
     )
 
@@ -90,18 +91,18 @@ def _node(kubernetes: Path, built: Path) -> Part:
     """Return the part that runs the tests of lab/node/."""
     return Part(
         name="node",
-        kernel=THE_ONE,
+        kernel=ONE_KERNEL,
         hardware=qemu.two_numa_nodes(),
         tests=LAB / "node",
-        left_out=(),
+        marked="",
         fill=lambda share: _fill_node(share, built, kubernetes),
     )
 
 
-def _run(part: Part, built: Path, expression: str | None) -> tuple[int, int]:
+def _run(part: Part, built: Path, expression: str) -> tuple[int, int]:
     """Boot the machine for a part, and return how many of its tests passed and failed.
 
-    With an expression for pytest's -k, only the tests that match it run.
+    Only the tests run that match the expression for pytest's -k, unless it is "".
     """
     start = time.monotonic()
     logs = LOGS / part.name
@@ -109,8 +110,8 @@ def _run(part: Part, built: Path, expression: str | None) -> tuple[int, int]:
         share = Path(folder)
         for attempt in (1, 2):
             _fill(share, part)
-            if expression:
-                (share / "pytest-options").write_text(f"-k {shlex.quote(expression)}")
+            selected = shlex.join(["-m", part.marked, "-k", expression])
+            (share / "pytest-options").write_text(selected)
             try:
                 qemu.boot(built, part.kernel, part.hardware, share, BOOT_LIMIT)
                 break
@@ -136,7 +137,7 @@ def _fill(share: Path, part: Part) -> None:
     say("building the wheel")
     wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"]
     run([*wheel, "-w", share, PROJECT], tries=3)
-    unneeded = shutil.ignore_patterns("__pycache__", *part.left_out)
+    unneeded = shutil.ignore_patterns("__pycache__")
     shutil.copytree(part.tests, share / "guest", ignore=unneeded)
     shutil.copy(LAB / "common.py", share / "guest")
     part.fill(share)

@@ -53,6 +53,10 @@ class Run:
         return found
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "one_kernel: one kernel is enough for this test")
+
+
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """A world-writable folder."""

@@ -15,6 +15,8 @@ from conftest import Pf, Vfsim
 from bench import measure, ways
 from sriov_textfile.simulate.host import SimulatedHost
 
+pytestmark = pytest.mark.one_kernel
+
 RESULTS = Path("/lab/cost.json")
 
 

@@ -20,7 +20,10 @@ def test_the_pf_has_no_vf_metrics_and_others_are_complete(
     finally:
         module.remove()
     assert run.code == 0
-    assert run.counters("pf0") == {}
+    # Driver and netdev of a VF are in sysfs.
+    assert run.counters("pf0") == {vf: {"info": 1} for vf in range(4)}
+    macs = {labels["mac"] for labels, _ in run.values("sriov_vf_info") if labels["pf"] == "pf0"}
+    assert macs == {""}
     found = {
         vf: {name: value for name, value in counters.items() if name in expected[vf]}
         for vf, counters in run.counters("pf1").items()

@@ -14,7 +14,7 @@ from test_doctor import doctor
 
 Counters = dict[str, int | float]
 
-# The counters of rdmasim, by the end of the metric's name; device n has 1000 * (n + 1) of the first.
+# The counters of rdmasim, by the end of the metric's name.
 NAMES = (
     "np_cnp_packets_sent_total",
     "out_of_sequence_packets_received_total",
