@@ -204,11 +204,14 @@ def test_the_increase_is_the_true_growth(
     one_interval = RATE * INTERVAL
     with capsys.disabled():
         print(
-            f"\n  busy for {collections} collections, in {end - start:.0f} s; true growth {true:.0f}:"
+            f"\n  FIGURE busy for {collections} collections, in {end - start:.0f} s;"
+            f" true growth {true:.0f}:"
         )
         for mode in MODES:
             error = (increases[mode, "0"] - true) / one_interval
-            print(f"    {mode}: increase {increases[mode, '0']:.0f}, {error:+.2f} intervals' worth")
+            print(
+                f"  FIGURE {mode}: increase {increases[mode, '0']:.0f}, {error:+.2f} intervals' worth"
+            )
     for mode in MODES[:-1]:
         for vf in ("0", "1"):
             assert abs(increases[mode, vf] - true) <= one_interval
