@@ -88,7 +88,7 @@ def test_a_vfs_age_is_the_time_since_it_was_created(igb: list[Pf]) -> None:
     igb[0].set_vfs(7)
     vf = igb[0].device.resolve().parent / igb[0].vf_address(0)
     first = created(vf)
-    assert removed < first < time.time()
+    assert first > removed
     sh(f"echo {vf.name} >{driver}/unbind && echo {vf.name} >{driver}/bind")
     sh("echo 2 >/proc/sys/vm/drop_caches")
     assert created(vf) == pytest.approx(first, abs=1)

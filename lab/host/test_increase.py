@@ -208,10 +208,9 @@ def test_the_increase_is_the_true_growth(
             f" true growth {true:.0f}:"
         )
         for mode in MODES:
-            error = (increases[mode, "0"] - true) / one_interval
-            print(
-                f"  FIGURE {mode}: increase {increases[mode, '0']:.0f}, {error:+.2f} intervals' worth"
-            )
+            increase = increases[mode, "0"]
+            error = (increase - true) / one_interval
+            print(f"  FIGURE {mode}: increase {increase:.0f}, {error:+.2f} intervals' worth")
     for mode in MODES[:-1]:
         for vf in ("0", "1"):
             assert abs(increases[mode, vf] - true) <= one_interval

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from common import PROGRAM, parse, sh
-from conftest import Pf, Run
+from conftest import Pf
 from test_doctor import doctor
 
 Counters = dict[str, int | float]
@@ -97,30 +97,17 @@ def test_the_device_of_a_pod_is_absent_from_the_host(pod: str, igb: list[Pf]) ->
 
 
 @pytest.fixture
-def rxe(igb: list[Pf]) -> Iterator[Path]:
-    """Create a software device on a VF's netdev; yield where it may be, below the VF."""
-    vf = igb[0].device / "virtfn0"
-    (netdev,) = os.listdir(vf / "net")
+def software_device(igb: list[Pf]) -> Iterator[Path]:
+    """Create the kernel's software RoCE on the netdev of VF 0; yield its directory in sysfs."""
+    (netdev,) = os.listdir(igb[0].device / "virtfn0/net")
     sh(f"modprobe rdma_rxe && ip link set {netdev} up")
     sh(f"rdma link add rxe0 type rxe netdev {netdev}")
-    yield vf / "infiniband/rxe0"
+    yield Path("/sys/class/infiniband/rxe0").resolve()
     sh(f"rdma link delete rxe0 && ip link set {netdev} down && modprobe -r rdma_rxe")
 
 
-def test_a_software_device_is_exported_if_the_kernel_lists_it_below_the_vf(
-    rxe: Path, igb: list[Pf], collect: Callable[..., Run], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Only some kernels take the VF for the parent of the device."""
-    run = collect("--collector.vfrdma")
-    assert (run.code, run.log) == (0, "")
-    found = [
-        (name, labels, value)
-        for name, labels, value in run.samples
-        if name.startswith("sriov_vf_rdma_")
-    ]
-    with capsys.disabled():
-        print(f"\n  {rxe} exists: {rxe.exists()}; it has {len(found)} series")
-    assert bool(found) == rxe.exists()
-    for _, labels, _ in found:
-        assert labels["device"] == "rxe0"
-        assert (labels["pf"], labels["vf"], labels["port"]) == (igb[0].netdev, "0", "1")
+def test_a_software_device_belongs_to_no_vf(software_device: Path) -> None:
+    assert software_device == Path("/sys/devices/virtual/infiniband/rxe0")
+    assert exported(page()) == {}
+    _, report = doctor("--collector.vfrdma")
+    assert "no-rdma" in [finding["code"] for finding in report["findings"]]
