@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -148,7 +149,13 @@ class Vfsim:
         """Load it with these numbers of VFs, and with the kind of each PF (see vfsim.c)."""
         kind = f"kind={','.join(kinds)}" if kinds else ""
         sh(f"insmod /lab/vfsim.ko vfs={','.join(map(str, vfs))} {kind}")
-        simulated = [
+        self._root = root
+        self._vfs = vfs
+
+    @functools.cached_property
+    def host(self) -> SimulatedHost:
+        """The simulated sysfs. With many VFs it takes seconds, and not all tests need it."""
+        pfs = [
             SimulatedPf(
                 address=f"0000:{16 + 8 * n:02x}:00.0",
                 netdev=f"pf{n}",
@@ -156,10 +163,14 @@ class Vfsim:
                 sysfs="none",
                 vf_driver="vfio-pci",
             )
-            for n, number in enumerate(vfs)
+            for n, number in enumerate(self._vfs)
         ]
-        self.host = SimulatedHost(root / "host", simulated)
-        self.flags = self.host.flags
+        return SimulatedHost(self._root / "host", pfs)
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that point the program at the simulated sysfs."""
+        return self.host.flags
 
     def remove(self) -> None:
         sh("rmmod vfsim")
