@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from common import PROGRAM, sh
 from conftest import Pf, Vfsim, ip_vfs
 
@@ -55,6 +56,7 @@ def test_igb_vfs_are_reported_as_ip_shows_them(igb: list[Pf]) -> None:
         assert (vf["trust"], vf["spoofchk"]) == (ip["trust"], ip["spoofchk"])
 
 
+@pytest.mark.one_kernel
 def test_igb_counters_of_zero_are_explained(igb: list[Pf]) -> None:
     code, report = doctor()
     assert code == 1
@@ -64,6 +66,7 @@ def test_igb_counters_of_zero_are_explained(igb: list[Pf]) -> None:
         assert finding["meaning"].startswith("driver igb has no VF counters")
 
 
+@pytest.mark.one_kernel
 def test_a_vf_with_traffic_proves_that_zeros_are_wrong(igb: list[Pf]) -> None:
     pf = igb[0]
     (netdev,) = os.listdir(pf.device / "virtfn0/net")
@@ -90,6 +93,7 @@ def _after_traffic(netdev: str) -> tuple[int, dict[str, Any], str]:
     return *doctor(), text
 
 
+@pytest.mark.one_kernel
 def test_a_pf_without_vfs_is_a_finding(igb: list[Pf]) -> None:
     try:
         igb[1].set_vfs(0)
@@ -101,6 +105,7 @@ def test_a_pf_without_vfs_is_a_finding(igb: list[Pf]) -> None:
         igb[1].set_vfs(7)
 
 
+@pytest.mark.one_kernel
 def test_another_network_namespace(igb: list[Pf]) -> None:
     # /sys is the host's, as in a container that mounts it.
     code, report = doctor(wrapper=("unshare", "--net"))
@@ -110,6 +115,7 @@ def test_another_network_namespace(igb: list[Pf]) -> None:
     assert finding["about"] == f"{igb[0].netdev}, {igb[1].netdev}"
 
 
+@pytest.mark.one_kernel
 def test_another_network_namespace_with_its_own_sysfs(igb: list[Pf]) -> None:
     # As in a container without hostNetwork: sysfs lists PCI devices, but not their netdevs.
     command = 'mount -t sysfs sysfs /sys && exec "$@"'
