@@ -210,9 +210,16 @@ def test_the_increase_is_the_true_growth(
     target = queries() + collections
     program.module.busy(collections)
     program.wait_for(lambda: queries() >= target)
-    time.sleep(3 * INTERVAL)
+    back = time.time() + 2 * INTERVAL
+
+    def all_are_back() -> bool:
+        scraped = program.query("timestamp(sriov_vf_rx_bytes)", time.time())
+        return len(scraped) == 2 * len(MODES) and min(scraped.values()) > back
+
+    program.wait_for(all_are_back)
     end = time.time()
     increases = program.increases(start, end)
+    least = program.over("min_over_time(sriov_vf_rx_bytes[range])", start, end)
     held_back = program.over(
         "count_over_time(sriov_vf_held_back_since_timestamp_seconds[range])", start, end
     )
@@ -234,9 +241,11 @@ def test_the_increase_is_the_true_growth(
     for mode in MODES[:-1]:
         for vf in ("0", "1"):
             assert abs(errors[mode, vf]) <= RATE * longest
-            assert held_back[mode, vf] >= 1
+            assert least[mode, vf] >= LIFETIME
+            if collections > 1:  # Prometheus may miss a single one.
+                assert held_back[mode, vf] >= 1
     for vf in ("0", "1"):
-        assert errors["without memory", vf] > 0.9 * LIFETIME
+        assert errors["without memory", vf] > LIFETIME / 2
 
 
 def test_vfs_that_are_removed_and_created_are_reset(program: Program) -> None:
