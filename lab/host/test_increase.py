@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -191,8 +192,9 @@ class Program:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    with Program(tmp_path_factory.mktemp("increase")) as program:
+def program() -> Iterator[Program]:
+    # In memory: the program flushes its file, which takes seconds on the disk of a busy machine.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, Program(Path(folder)) as program:
         yield program
 
 
@@ -238,13 +240,13 @@ def test_the_increase_is_the_true_growth(
     # A file is written a run after its values were read, and replaced an interval later: by so much
     # the values of two samples can differ in age.
     longest = max(INTERVAL, program.longest_run) + program.longest_run
-    for mode in MODES[:-1]:
-        for vf in ("0", "1"):
+    for vf in ("0", "1"):
+        for mode in MODES[:-1]:
             assert abs(errors[mode, vf]) <= RATE * longest
             assert least[mode, vf] >= LIFETIME
-            if collections > 1:  # Prometheus may miss a single one.
-                assert held_back[mode, vf] >= 1
-    for vf in ("0", "1"):
+        if collections == 1:  # On a busy machine, Prometheus may miss it.
+            continue
+        assert all(held_back[mode, vf] for mode in MODES[:-1])
         assert errors["without memory", vf] > LIFETIME / 2
 
 
