@@ -186,9 +186,7 @@ def test_the_busiest_pod_its_pf_and_its_drops_are_on_the_first_screen(
         shell.wait_for(PROMPT)
 
 
-def test_the_first_rates_follow_the_second_sample(
-    shell: Terminal, command: str
-) -> None:
+def test_the_first_rates_follow_the_second_sample(shell: Terminal, command: str) -> None:
     shell.keys(f"{command} --interval=2s", "Enter")
     shell.wait_for("^measuring")
     start = time.monotonic()

@@ -529,14 +529,11 @@ def test_json_with_by_is_an_error() -> None:
 
 def test_without_a_terminal_it_prints_lines_until_it_is_stopped() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        command = [*MODULE, "demo", "top", "--pfs=1", "--vfs=2", "--interval=100ms"]
+        # The tests themselves may run with nohup.
+        command = ["env", "--default-signal=HUP", *MODULE]
+        command += ["demo", "top", "--pfs=1", "--vfs=2", "--interval=100ms"]
         with subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # The tests themselves may run with nohup.
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as program:
             assert program.stdout
             assert program.stderr
