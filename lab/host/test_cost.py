@@ -15,8 +15,6 @@ from conftest import Pf, Vfsim
 from bench import measure, ways
 from sriov_textfile.simulate.host import SimulatedHost
 
-pytestmark = pytest.mark.one_kernel
-
 RESULTS = Path("/lab/cost.json")
 
 
@@ -47,7 +45,7 @@ def report(
 def test_netlink_with_vfsim(
     pfs: int, vfs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = Vfsim(tmp_path, [vfs] * pfs)
+    module = Vfsim(tmp_path, pfs, vfs)
     try:
         host: SimulatedHost = module.host
         host.rtnetlink = ""  # the kernel
