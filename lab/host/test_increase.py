@@ -244,10 +244,9 @@ def test_the_increase_is_the_true_growth(
         for mode in MODES[:-1]:
             assert abs(errors[mode, vf]) <= RATE * longest
             assert least[mode, vf] >= LIFETIME
-        if collections == 1:  # On a busy machine, Prometheus may miss it.
-            continue
-        assert all(held_back[mode, vf] for mode in MODES[:-1])
-        assert errors["without memory", vf] > LIFETIME / 2
+        if collections == max(EPISODES):  # On a busy machine, Prometheus may miss shorter ones.
+            assert all(held_back[mode, vf] for mode in MODES[:-1])
+            assert errors["without memory", vf] > LIFETIME / 2
 
 
 def test_vfs_that_are_removed_and_created_are_reset(program: Program) -> None:
