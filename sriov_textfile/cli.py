@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from sriov_textfile import __version__, flags
-from sriov_textfile.gather import Gatherer, GatherError
+from sriov_textfile.gather import Gatherer
 from sriov_textfile.log import Log, write_line
 from sriov_textfile.outputs import once
 from sriov_textfile.problems import ProblemError
@@ -149,7 +149,7 @@ def _collect(config: Config, log: Log) -> int:
     except once.DeliveryError as error:
         log.problems("delivery", {"error": [error.problem]})
         return 1
-    except GatherError:  # The collection has logged the cause.
+    except SnapshotError:  # The collection has logged the cause.
         pass
     return 0
 
@@ -188,7 +188,7 @@ def _serve(config: Config, log: Log) -> int:
 def _log_start(gatherer: Gatherer, log: Log, mode: str, **where: str) -> None:
     try:
         pfs, vfs = gatherer.count()
-    except GatherError:  # Each collection logs the cause.
+    except SnapshotError:  # Each collection logs the cause.
         log.info("started", version=__version__, mode=mode, **where)
     else:
         log.info("started", version=__version__, mode=mode, **where, pfs=pfs, vfs=vfs)
@@ -282,12 +282,13 @@ def _with_paths_of_service(values: flags.Values) -> flags.Values:
     """
     from sriov_textfile.doctor import service
 
-    for found in service.find()[:1]:
-        try:
-            return values.completed(flags.parse(found.arguments)[1], flags.PATHS)
-        except flags.FlagError:  # doctor reports it.
-            pass
-    return values
+    services = service.find()
+    if not services:
+        return values
+    try:
+        return values.completed(flags.parse(services[0].arguments)[1], flags.PATHS)
+    except flags.FlagError:  # doctor reports it.
+        return values
 
 
 def _show(text: str) -> int:

@@ -10,7 +10,7 @@ from sriov_textfile.collectors import COLLECTORS
 from sriov_textfile.metrics import Family, labels
 from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, unexpected
 from sriov_textfile.snapshot import Memory
-from sriov_textfile.snapshots import SnapshotError, Snapshots
+from sriov_textfile.snapshots import Snapshots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from sriov_textfile.held_back import Past
     from sriov_textfile.log import Log
     from sriov_textfile.snapshot import Snapshot
-
-
-# What gather() and count() raise.
-GatherError = SnapshotError
 
 
 class Gatherer:
@@ -40,7 +36,7 @@ class Gatherer:
         """Return the families of all collectors and of the run itself.
 
         Failures and skipped inputs are logged, and exported as `sriov_scrape_collector_*`. Raises
-        GatherError after `seconds` (by default --timeout), or immediately while an earlier
+        SnapshotError after `seconds` (by default --timeout), or immediately while an earlier
         collection hangs.
         """
         seconds = self._config.timeout if seconds is None else seconds
@@ -56,7 +52,7 @@ class Gatherer:
         return families
 
     def count(self) -> tuple[int, int]:
-        """Return the number of PFs and of VFs; raises GatherError as gather() does."""
+        """Return the number of PFs and of VFs; raises SnapshotError as gather() does."""
         seconds = self._config.timeout
         snapshot = self._snapshots.new(seconds)
         # Two ports may share an address and its VFs.

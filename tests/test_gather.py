@@ -13,10 +13,11 @@ import pytest
 
 from sriov_textfile import deadline, flags, gather
 from sriov_textfile.collectors import vfstats
-from sriov_textfile.gather import Gatherer, GatherError
+from sriov_textfile.gather import Gatherer
 from sriov_textfile.host import rtnetlink
 from sriov_textfile.log import Log
 from sriov_textfile.simulate.host import SimulatedPf
+from sriov_textfile.snapshots import SnapshotError
 from tests.conftest import Host, MakeHost
 
 
@@ -160,12 +161,12 @@ def test_no_collection_starts_while_an_earlier_one_hangs(
     make_host: MakeHost, hanging_sysfs: threading.Event
 ) -> None:
     collect = gatherer(make_host(SimulatedPf()), "--timeout=100ms").gather
-    with pytest.raises(GatherError, match="the collection did not finish within"):
+    with pytest.raises(SnapshotError, match="the collection did not finish within"):
         collect()
     threads = len(os.listdir("/proc/self/task"))
     start = time.monotonic()
     for _ in range(50):
-        with pytest.raises(GatherError, match="one before still hangs while reading VF"):
+        with pytest.raises(SnapshotError, match="one before still hangs while reading VF"):
             collect()
     assert time.monotonic() - start < 0.5
     wait_for_threads(threads)
@@ -192,14 +193,14 @@ def test_collections_resume_when_sysfs_answers_again(
     make_host: MakeHost, hanging_sysfs: threading.Event
 ) -> None:
     collect = gatherer(make_host(SimulatedPf()), "--timeout=100ms").gather
-    with pytest.raises(GatherError):
+    with pytest.raises(SnapshotError):
         collect()
     hanging_sysfs.set()
     for _ in range(100):
         try:
             families = collect()
             break
-        except GatherError:
+        except SnapshotError:
             time.sleep(0.1)
     else:
         pytest.fail("the collection that hung never ended")
@@ -250,6 +251,6 @@ def test_a_lack_of_memory_ends_the_run_and_keeps_the_old_file(
 
 
 def test_counting_reports_what_cannot_be_read(make_host: MakeHost) -> None:
-    with pytest.raises(GatherError) as raised:
+    with pytest.raises(SnapshotError) as raised:
         gatherer(make_host(), "--path.sysbuspci=/nowhere").count()
     assert raised.value.problem.code == "missing-mount"

@@ -9,9 +9,10 @@ import time
 
 from sriov_textfile import exposition
 from sriov_textfile.deadline import Task
-from sriov_textfile.gather import Gatherer, GatherError
+from sriov_textfile.gather import Gatherer
 from sriov_textfile.outputs import textfile
 from sriov_textfile.problems import Problem, ProblemError, shortage
+from sriov_textfile.snapshots import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Delivery:
     def _page(self, end: float) -> bytes:
         try:
             return exposition.render(self._gatherer.gather(end - time.monotonic()))
-        except GatherError as error:
+        except SnapshotError as error:
             raise self._undelivered(error.problem) from None
         except MemoryError as error:
             problem = shortage(error)

@@ -22,11 +22,12 @@ from werkzeug.datastructures import Accept
 from werkzeug.http import parse_accept_header
 
 from sriov_textfile import exposition
-from sriov_textfile.gather import Gatherer, GatherError
+from sriov_textfile.gather import Gatherer
 from sriov_textfile.log import Log
 from sriov_textfile.outputs.http.messages import Request, Response, error_response
 from sriov_textfile.outputs.http.rate_limits import RateLimits
 from sriov_textfile.problems import ProblemError
+from sriov_textfile.snapshots import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Application:
             return error_response(405, ("Allow", "GET"))
         try:
             page = await self._collect()
-        except GatherError as error:
+        except SnapshotError as error:
             self._log.problems("delivery", {"error": [error.problem]})
             return error_response(503)
         self._log.problems("delivery", {})
