@@ -6,10 +6,11 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,19 @@ def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=30) as response:
         body: bytes = response.read()
         return body.decode()
+
+
+@contextmanager
+def background(call: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Run a call in a thread; at the end of the context its event is set, and it must return."""
+    over = threading.Event()
+    thread = threading.Thread(target=call, args=(over,))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

@@ -20,7 +20,13 @@ from pathlib import Path
 
 import yaml
 
-from e2e.conftest import Prometheus, link_speeds, prometheus_reading, textfile_folder
+from e2e.conftest import (
+    Prometheus,
+    background,
+    link_speeds,
+    prometheus_reading,
+    textfile_folder,
+)
 from sriov_textfile.simulate import demo
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
@@ -126,10 +132,9 @@ def _faulty_node(folder: Path) -> Iterator[Path]:
     written = machine / "sriov.prom"
     command = [sys.executable, "-c", PROGRAM, host.rtnetlink, *host.flags, *node.flags]
     command += ["--collector.vfinfo", "--interval=1s", f"--textfile.path={written}"]
-    stop = threading.Event()
 
-    def keep_counting() -> None:
-        while not stop.wait(0.5):
+    def keep_counting(over: threading.Event) -> None:
+        while not over.wait(0.5):
             host.refresh()
             if written.exists():
                 # Backdate the file to make it stale, although its counters still grow.
@@ -144,12 +149,9 @@ def _faulty_node(folder: Path) -> Iterator[Path]:
             None if netdev == lost.netdev else describe(netdev, sequence)
         )
         program = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        clock = threading.Thread(target=keep_counting)
-        clock.start()
         try:
-            yield folder
+            with background(keep_counting):
+                yield folder
         finally:
-            stop.set()
-            clock.join()
             program.terminate()
             program.wait(20)

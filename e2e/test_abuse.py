@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.conftest import background
 from tests.test_http import Server, serve
 from tests.test_web_config import TLS, Authority
 
@@ -72,20 +73,14 @@ def secured(folder: Path) -> tuple[list[str], ssl.SSLContext]:
 @contextlib.contextmanager
 def repeating(attack: Callable[[], object], pause: float) -> Iterator[None]:
     """Attack again and again, in a thread; the server may refuse."""
-    over = threading.Event()
 
-    def repeat() -> None:
+    def repeat(over: threading.Event) -> None:
         while not over.wait(pause):
             with contextlib.suppress(OSError):
                 attack()
 
-    thread = threading.Thread(target=repeat)
-    thread.start()
-    try:
+    with background(repeat):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.conftest import Prometheus, free_port, prometheus_reading, started
+from e2e.conftest import Prometheus, background, free_port, prometheus_reading, started
 from sriov_textfile.simulate.host import GROWTH, SimulatedHost, SimulatedPf
 from tests.conftest import PROGRAM
 
@@ -58,9 +58,8 @@ def simulated(root: Path) -> SimulatedHost:
 @contextmanager
 def timer(command: list[str], file: Path, stdout: bool) -> Iterator[None]:
     """Run a command at each interval; it writes the file itself, or prints what belongs in it."""
-    over = threading.Event()
 
-    def run() -> None:
+    def run(over: threading.Event) -> None:
         while not over.is_set():
             start = time.monotonic()
             page = subprocess.run(command, capture_output=True, check=True).stdout
@@ -70,13 +69,8 @@ def timer(command: list[str], file: Path, stdout: bool) -> Iterator[None]:
                 new.rename(file)
             over.wait(max(0, start + INTERVAL - time.monotonic()))
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with background(run):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @dataclass
