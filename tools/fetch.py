@@ -88,10 +88,7 @@ def debian_program(package: str, program: str, folder: Path) -> list[str]:
     The package and all that it depends on are unpacked into `folder`, unless it exists.
     """
     if not folder.is_dir():
-        depends = ["apt-cache", *_apt_options(), "depends", "--recurse", "--important", package]
-        listed = subprocess.run(depends, capture_output=True, text=True, check=True).stdout
-        names = {line for line in listed.splitlines() if line[:1].isalnum() and ":" not in line}
-        debian_packages(sorted(names), folder)
+        debian_packages(debian_dependencies(package), folder)
     return with_own_libraries(folder, program)
 
 
@@ -101,6 +98,16 @@ def with_own_libraries(folder: Path, program: str) -> list[str]:
     loader = next(path for own in libraries for path in own.glob("ld-linux-*.so.*"))
     paths = ":".join([str(path) for path in libraries])
     return [str(loader), "--library-path", paths, str(folder / program)]
+
+
+def debian_dependencies(package: str, suite: str = "") -> list[str]:
+    """Return the names of a Debian package and of all that it depends on.
+
+    They are of the host's own suite, or of another one.
+    """
+    depends = ["apt-cache", *_apt_options(suite), "depends", "--recurse", "--important", package]
+    listed = subprocess.run(depends, capture_output=True, text=True, check=True).stdout
+    return sorted({line for line in listed.splitlines() if line[:1].isalnum() and ":" not in line})
 
 
 def debian_packages(packages: Sequence[str], folder: Path, suite: str = "") -> Path:
