@@ -159,8 +159,6 @@ class SimulatedHost:
             self.set_rdma_mode(shared=True)
         for pf in self.pfs:
             self._add_pf(pf)
-        self._born = dict.fromkeys(self._born, -_UPTIME_SECONDS)
-        self.refresh()
 
     @property
     def flags(self) -> list[str]:
@@ -248,7 +246,7 @@ class SimulatedHost:
             self.device(address).unlink()
             self._written.clear()
         for vf in range(pf.vfs, count):
-            self._add_vf(pf, vf)
+            self._add_vf(pf, vf, self.seconds)
         pf.vfs = count
         _write(device / "sriov_numvfs", count)
 
@@ -292,9 +290,9 @@ class SimulatedHost:
         if pf.rdma:
             rdma.create(device, self.net.parent, f"mlx5_{self.pfs.index(pf)}")
         for vf in range(pf.vfs):
-            self._add_vf(pf, vf)
+            self._add_vf(pf, vf, -_UPTIME_SECONDS)
 
-    def _add_vf(self, pf: SimulatedPf, vf: int) -> None:
+    def _add_vf(self, pf: SimulatedPf, vf: int, born: int) -> None:
         address = pf.vf_address(vf)
         parent = self.device(pf.address).resolve().parent
         device = self._add_device(address, pf.pci_class, pf.numa_node, pf.vf_driver, parent)
@@ -315,7 +313,8 @@ class SimulatedHost:
             self._rdma_ports[pf.address, vf] = rdma.create(device, self.net.parent, name)
             self._write_rdma_counters(pf, vf)
         (device / "power").mkdir()
-        self._born[address] = self.seconds
+        _write(device / "power/runtime_suspended_time", 0)
+        self._born[address] = born
         self._write_age(address)
 
     def _write_rdma_counters(self, pf: SimulatedPf, vf: int) -> None:
@@ -325,10 +324,8 @@ class SimulatedHost:
                     self._replace(port / folder / name, str(value))
 
     def _write_age(self, address: str) -> None:
-        power = self.device(address) / "power"
         age = self.seconds - self._born[address]
-        self._replace(power / "runtime_active_time", str(1000 * age))
-        self._replace(power / "runtime_suspended_time", "0")
+        self._replace(self.device(address) / "power/runtime_active_time", str(1000 * age))
 
     def _write_counters(self, pf: SimulatedPf, vf: int) -> None:
         stats = self.device(pf.address) / f"sriov/{vf}/stats"
