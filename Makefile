@@ -33,8 +33,8 @@ bench: .venv/.bench ## measure runs and collections, and compare with other ways
 fleet: .venv/.bench ## measure Prometheus, rules and dashboard on 1,000 simulated nodes; FLAGS=--help
 	$(BIN)/python -m bench.fleet $(FLAGS)
 
-lab: .venv/.test .venv/.dist ## run the program on a virtual machine with SR-IOV NICs; needs root and Debian
-	$(BIN)/python -m lab
+lab: .venv/.test .venv/.dist ## run the program on virtual machines with SR-IOV NICs, or in PARTS of them; needs root and Debian
+	$(BIN)/python -m lab $(PARTS)
 
 pictures: .venv/.bench .venv/.e2e ## draw the pictures of the documentation
 	$(BIN)/python -m tools.screenshot

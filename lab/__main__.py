@@ -1,8 +1,10 @@
-"""`make lab`: boots two virtual machines, runs the tests in them and prints how many passed."""
+"""`make lab`: boots virtual machines, runs the tests in them and prints how many passed."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lab import images, kubelet, machine, qemu
+from lab import images, kernels, kubelet, machine, qemu
 from lab.debian import disk_image
 from tools import linux_packages, requirements
 from tools.fetch import run, say
@@ -24,52 +26,94 @@ LOGS = PROJECT / "build/lab"
 # Installed in the disk image. The project's own wheel is built from the checkout at each run.
 REQUIREMENTS = ["installer>=0.7", "pytest>=8", "hatchling>=1.27"]
 REQUIREMENTS += [*requirements.of(), *requirements.of("all")]
-BOOT_LIMIT = 1200.0
+BOOT_LIMIT = 1800.0
+
+
+# All tests of lab/host/ run on Debian 13's own kernel, and on the others those without this marker.
+ONE_KERNEL, MARKER = "6.12", "one_kernel"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A boot of the machine: its hardware, and the tests that run on it."""
+    """A boot of the machine: its kernel and hardware, and the tests that run on it."""
 
-    tests: Path
+    name: str
+    kernel: str
     hardware: qemu.Hardware
+    tests: Path
+    marked: str  # which of the tests, as an expression for pytest's -m; "" means all
     fill: Callable[[Path], None]  # puts into the shared folder what only these tests need
 
 
 def main() -> int:
     """Build and boot the machines, run the tests, print the result and return the exit code."""
+    names = [f"host-{kernel}" for kernel in kernels.KERNELS] + ["node"]
+    arguments = argparse.ArgumentParser("make lab", description=__doc__)
+    arguments.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(names)}")
+    arguments.add_argument(
+        "-k", default="", metavar="EXPRESSION", help="run only these tests, as in pytest"
+    )
+    options = arguments.parse_args()
+    chosen = options.parts or names
+    if unknown := set(chosen).difference(names):
+        arguments.error(f"there is no part {', '.join(unknown)}, only {', '.join(names)}")
     start = time.monotonic()
     built = machine.build(REQUIREMENTS)
-    kubernetes = kubelet.find()
-    parts = [Part(LAB / "host", qemu.two_nics(), lambda share: _fill_host(share, built))]
+    parts = [_host(kernel, built) for kernel in kernels.KERNELS if f"host-{kernel}" in chosen]
+    kubernetes = kubelet.find() if "node" in chosen else None
     if kubernetes:
-        parts.append(
-            Part(
-                LAB / "node",
-                qemu.two_numa_nodes(),
-                lambda share: _fill_node(share, built, kubernetes),
-            )
-        )
+        parts.append(_node(kubernetes, built))
     shutil.rmtree(LOGS, ignore_errors=True)
-    results = [_run(part, built) for part in parts]
-    passed, failed = (sum(numbers) for numbers in zip(*results, strict=True))
+    results = {part.name: _run(part, built, options.k) for part in parts}
+    passed, failed = (sum(numbers) for numbers in zip(*results.values(), strict=True))
     say(f"the lab took {time.monotonic() - start:.0f} s")
-    if not kubernetes:
+    if "node" in chosen and not kubernetes:
         print("lab: LEFT OUT: the Kubernetes node, because of KUBELET=none", flush=True)
+    for name, numbers in results.items():
+        say(f"{name}: {numbers[0]} passed, {numbers[1]} failed")
     print(f"lab: {passed} passed, {failed} failed", flush=True)
-    return 0 if all(number for number, _ in results) and not failed else 1
+    return 0 if all(number for number, _ in results.values()) and not failed else 1
 
 
-def _run(part: Part, built: Path) -> tuple[int, int]:
-    """Boot the machine for a part, and return how many of its tests passed and failed."""
+def _host(kernel: str, built: Path) -> Part:
+    """Return the part that runs the tests of lab/host/ on a kernel."""
+    return Part(
+        name=f"host-{kernel}",
+        kernel=kernel,
+        hardware=qemu.two_nics(),
+        tests=LAB / "host",
+        marked="" if kernel == ONE_KERNEL else f"not {MARKER}",
+        fill=lambda share: _fill_host(share, kernels.modules(built / "tree", kernel)),
+    )
+
+
+def _node(kubernetes: Path, built: Path) -> Part:
+    """Return the part that runs the tests of lab/node/."""
+    return Part(
+        name="node",
+        kernel=ONE_KERNEL,
+        hardware=qemu.two_numa_nodes(),
+        tests=LAB / "node",
+        marked="",
+        fill=lambda share: _fill_node(share, built, kubernetes),
+    )
+
+
+def _run(part: Part, built: Path, expression: str) -> tuple[int, int]:
+    """Boot the machine for a part, and return how many of its tests passed and failed.
+
+    Only the tests run that match the expression for pytest's -k, unless it is "".
+    """
     start = time.monotonic()
-    logs = LOGS / part.tests.name
+    logs = LOGS / part.name
     with tempfile.TemporaryDirectory(prefix="sriov-textfile-lab-") as folder:
         share = Path(folder)
         for attempt in (1, 2):
             _fill(share, part)
+            selected = shlex.join(["-m", part.marked, "-k", expression])
+            (share / "pytest-options").write_text(selected)
             try:
-                qemu.boot(built, share, part.hardware, BOOT_LIMIT)
+                qemu.boot(built, part.kernel, part.hardware, share, BOOT_LIMIT)
                 break
             except qemu.BootError as error:
                 say(f"{error} (attempt {attempt} of 2)")
@@ -79,7 +123,7 @@ def _run(part: Part, built: Path) -> tuple[int, int]:
     if failed or not passed:
         say(f"the guest's logs are in {logs.relative_to(PROJECT)}/; last lines of its console:")
         subprocess.run(["tail", "-n", "20", str(logs / "console")], check=False)
-    say(f"{part.tests.name}: {passed} passed, {failed} failed, {time.monotonic() - start:.0f} s")
+    say(f"{part.name}: {passed} passed, {failed} failed, {time.monotonic() - start:.0f} s")
     if (counts := logs / "comparisons.json").exists():
         compared = json.loads(counts.read_text())
         say(f"{sum(compared.values())} comparisons of all series of a metric with the truth")
@@ -99,9 +143,10 @@ def _fill(share: Path, part: Part) -> None:
     part.fill(share)
 
 
-def _fill_host(share: Path, built: Path) -> None:
-    """Add the kernel module, what the tests share with others, and a checkout to install."""
-    shutil.copy(built / "vfsim.ko", share)
+def _fill_host(share: Path, modules: list[Path]) -> None:
+    """Add the kernel modules, what the tests share with others, and a checkout to install."""
+    for module in modules:
+        shutil.copy(module, share)
     shutil.copy(PROJECT / "tests/peers.py", share / "guest")
     shutil.copytree(PROJECT / "bench", share / "guest/bench")
     say("building the packages")

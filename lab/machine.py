@@ -7,22 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
+from lab import kernels
 from lab.debian import PYTHON, SUITE, bootstrap, chroot, disk_image
 from tools.fetch import CACHE, key, new_folder, run, say
 
 PACKAGES = [
-    *("linux-image-amd64", "linux-headers-amd64", "gcc", "make", "kmod", "qemu-system-x86"),
-    *(
-        "acl",
-        "systemd",
-        "systemd-sysv",
-        "dbus",
-        "udev",
-        "cron",
-        "util-linux",
-        "procps",
-        "e2fsprogs",
-    ),
+    *("initramfs-tools", "gcc", "make", "libelf1t64", "kmod", "qemu-system-x86"),
+    *("systemd", "systemd-sysv", "dbus", "udev", "cron", "util-linux", "procps", "e2fsprogs"),
     *("acl", "python3", "python3-grpcio", "python3-venv", "iproute2", "pciutils", "curl"),
     *("prometheus", "prometheus-node-exporter"),
     *("containerd", "runc", "busybox-static", "buildah", "netavark"),
@@ -45,52 +36,41 @@ ExecStart=/bin/sh -c 'sync; poweroff -f'
 def build(requirements: list[str]) -> Path:
     """Return the machine's folder, building the machine if it is not in the cache.
 
-    The folder contains `tree`, the root file system as a directory tree; `root.img`, the same as
-    a disk image, with `requirements` installed in /opt/venv and their wheels in /opt/wheels; and
-    `vfsim.ko`. Raises SystemExit if the build fails or the user is not root.
+    The folder contains `tree`, the root file system as a directory tree, and `root.img`, the same
+    as a disk image, with `requirements` installed in /opt/venv and their wheels in /opt/wheels.
+    Raises SystemExit if the build fails or the user is not root.
     """
     if os.geteuid():
         raise SystemExit("make lab must run as root: it builds a root file system")
     root = tree()
-    source = Path(__file__).parent / "vfsim"
-    code = "".join([(source / name).read_text() for name in ("vfsim.c", "Kbuild")])
-    machine = CACHE / f"lab-machine-{key(root.name, UNIT, code, *requirements)}"
+    machine = CACHE / f"lab-machine-{key(root.name, UNIT, *requirements)}"
     if not machine.is_dir():
         _remove_all_but_newest("lab-machine-*")
         with new_folder(machine) as new:
             (new / "tree").symlink_to(root)
-            _build_module(root, source, new)
             _build_disk(root, requirements, new)
     return machine
 
 
 def tree() -> Path:
-    """Return a directory tree with a Debian root file system that has PACKAGES installed."""
-    root = CACHE / f"lab-tree-{key(SUITE, *PACKAGES)}"
+    """Return a directory tree with a Debian root file system, with PACKAGES and the kernels."""
+    recipe = [*PACKAGES, *kernels.KERNELS.values(), *kernels.UNNEEDED, *kernels.INITRD_MODULES]
+    root = CACHE / f"lab-tree-{key(SUITE, *recipe)}"
     if root.is_dir():
         return root
     _remove_all_but_newest("lab-tree-*")
     with new_folder(root) as new:
         say(f"building a Debian {SUITE} root file system (about a minute)")
         bootstrap(new)
-        say("adding the kernel, QEMU, containerd, Prometheus and a compiler (about a minute)")
+        say("adding QEMU, containerd, Prometheus and a compiler (about a minute)")
         shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
         chroot(new, "apt-get -q update", tries=3)
         install = "apt-get -qy --no-install-recommends install"
         chroot(new, f"{install} {' '.join(PACKAGES)}", tries=3)
         chroot(new, "apt-get clean")
+        for name in kernels.KERNELS:
+            kernels.add(new, name)
     return root
-
-
-def _build_module(tree: Path, source: Path, machine: Path) -> None:
-    say("building the kernel module vfsim")
-    work = tree / "opt/vfsim"
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(source, work)
-    headers = next(path.name for path in (tree / "usr/src").glob("linux-headers-*-amd64"))
-    chroot(tree, f"make -C /usr/src/{headers} M=/opt/vfsim modules")
-    shutil.copy(work / "vfsim.ko", machine)
-    shutil.rmtree(work)
 
 
 def _build_disk(tree: Path, requirements: list[str], machine: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -67,20 +68,20 @@ def _igb(n: int) -> list[str]:
     return ["-netdev", f"user,id=net{n},restrict=on", "-device", nic]
 
 
-def boot(machine: Path, share: Path, hardware: Hardware, seconds: float) -> None:
-    """Boot the machine and wait until it powers off.
+def boot(machine: Path, kernel: str, hardware: Hardware, share: Path, seconds: float) -> None:
+    """Boot the machine with one of its kernels, and wait until it powers off.
 
     The guest mounts the folder `share` and runs `guest/run` from it. Its output, `share/log`, is
     printed as it grows; its console is written to `share/console`. If there is a `share/disk.img`,
     it is the guest's second disk: the shared folder is slow. Raises BootError if the guest prints
     nothing within START_LIMIT seconds, or has not finished after `seconds`.
     """
+    linux = machine / "tree/boot" / kernel
     accelerator = _accelerator(machine)
-    say(f"booting Linux with {hardware.description} ({accelerator})")
-    initrd = next((machine / "tree/boot").glob("initrd.img-*"))
+    say(f"booting Linux {kernel} with {hardware.description} ({accelerator})")
     command = [
-        *_qemu(machine, accelerator),
-        *("-initrd", str(initrd)),
+        *_qemu(machine, linux / "vmlinuz", accelerator),
+        *("-initrd", str(linux / "initrd.img")),
         *("-append", f"{KERNEL_ARGUMENTS} {hardware.arguments}"),
         *hardware.options,
         # With a named bus: QEMU would put these on the first host bridge that it finds.
@@ -121,6 +122,7 @@ def boot(machine: Path, share: Path, hardware: Hardware, seconds: float) -> None
         raise BootError("the machine powered off before the tests finished")
 
 
+@functools.cache
 def _accelerator(machine: Path) -> str:
     """Return `kvm` if a kernel boots with it, else software emulation.
 
@@ -128,7 +130,8 @@ def _accelerator(machine: Path) -> str:
     panics within a second or two, and QEMU exits.
     """
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
-        probe = [*_qemu(machine, "kvm"), "-m", "512M", "-append", "console=ttyS0 panic=-1"]
+        vmlinuz = next(machine.glob("tree/boot/*/vmlinuz"))
+        probe = [*_qemu(machine, vmlinuz, "kvm"), "-m", "512M", "-append", "console=ttyS0 panic=-1"]
         try:
             done = subprocess.run(
                 probe,
@@ -146,14 +149,13 @@ def _accelerator(machine: Path) -> str:
     return "tcg,thread=multi,tb-size=1024"
 
 
-def _qemu(machine: Path, accelerator: str) -> list[str]:
-    """Return the start of a command line that runs the tree's QEMU with the tree's kernel."""
+def _qemu(machine: Path, vmlinuz: Path, accelerator: str) -> list[str]:
+    """Return the start of a command line that runs the tree's QEMU with a kernel."""
     tree = (machine / "tree").resolve()
     libraries = tree / "usr/lib/x86_64-linux-gnu"
-    kernel = next((tree / "boot").glob("vmlinuz-*"))
     command = [str(tree / "lib64/ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
     command.append(str(tree / "usr/bin/qemu-system-x86_64"))
     for share in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"):
         command += ["-L", str(tree / share)]
     command += ["-machine", "q35", "-accel", accelerator, "-cpu", "max"]
-    return [*command, "-nographic", "-no-reboot", "-kernel", str(kernel)]
+    return [*command, "-nographic", "-no-reboot", "-kernel", str(vmlinuz)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +56,10 @@ class Run:
         return found
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "one_kernel: one kernel is enough for this test")
+
+
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """A world-writable folder."""
@@ -63,11 +70,16 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def collect(folder: Path) -> Callable[..., Run]:
-    """Run `sriov-textfile collect` into a file, optionally under a wrapper command."""
+    """Run `sriov-textfile collect` into a file, optionally under a wrapper command.
 
-    def collect(*flags: str, wrapper: tuple[str, ...] = ()) -> Run:
+    The file is a new one, or with `again` that of the last run, from which the program knows which
+    VFs had counted.
+    """
+
+    def collect(*flags: str, wrapper: tuple[str, ...] = (), again: bool = False) -> Run:
         path = folder / "sriov.prom"
-        path.unlink(missing_ok=True)
+        if not again:
+            path.unlink(missing_ok=True)
         command = [*wrapper, PROGRAM, "collect", f"--textfile.path={path}", *flags]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return Run(done.returncode, done.stderr, parse(path.read_text() if path.exists() else ""))
@@ -135,20 +147,32 @@ class Vfsim:
     The module's PFs are not PCI devices, so /sys/bus/pci does not list them.
     """
 
-    def __init__(self, root: Path, pfs: int, vfs: int) -> None:
-        sh(f"insmod /lab/vfsim.ko pfs={pfs} vfs={vfs}")
-        simulated = [
+    def __init__(self, root: Path, vfs: Sequence[int], kinds: Sequence[str] = ()) -> None:
+        """Load it with these numbers of VFs, and with the kind of each PF (see vfsim.c)."""
+        kind = f"kind={','.join(kinds)}" if kinds else ""
+        sh(f"insmod /lab/vfsim.ko vfs={','.join(map(str, vfs))} {kind}")
+        self._root = root
+        self._vfs = vfs
+
+    @functools.cached_property
+    def host(self) -> SimulatedHost:
+        """The simulated sysfs. With many VFs it takes seconds, and not all tests need it."""
+        pfs = [
             SimulatedPf(
                 address=f"0000:{16 + 8 * n:02x}:00.0",
                 netdev=f"pf{n}",
-                vfs=vfs,
+                vfs=number,
                 sysfs="none",
                 vf_driver="vfio-pci",
             )
-            for n in range(pfs)
+            for n, number in enumerate(self._vfs)
         ]
-        self.host = SimulatedHost(root / "host", simulated)
-        self.flags = self.host.flags
+        return SimulatedHost(self._root / "host", pfs)
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that point the program at the simulated sysfs."""
+        return self.host.flags
 
     def remove(self) -> None:
         sh("rmmod vfsim")
@@ -163,7 +187,48 @@ class Vfsim:
         return {line[0]: (line[9], line[10]) for line in self._lines(netdev)}
 
     def advance(self, by: int) -> None:
-        (DEBUGFS / "advance").write_text(str(by))
+        """Add a number to every counter."""
+        self._write("advance", by)
+
+    def set(self, value: int) -> None:
+        """Set every counter to a value."""
+        self._write("set", value)
+
+    @contextmanager
+    def growing(self, per_second: int) -> Iterator[None]:
+        """Let every counter grow steadily."""
+        over = threading.Event()
+
+        def grow() -> None:
+            # By the time that has passed: on a busy machine the pauses are longer.
+            start, grown = time.monotonic(), 0
+            while not over.wait(0.02):
+                growth = int(per_second * (time.monotonic() - start))
+                self.advance(growth - grown)
+                grown = growth
+
+        thread = threading.Thread(target=grow)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def busy(self, queries: int) -> None:
+        """Let the next queries of each VF's counters fail with EBUSY; they go on counting."""
+        self._write("busy", queries)
+
+    def delay(self, microseconds: int) -> None:
+        """Let each query of a VF's configuration take some time."""
+        self._write("delay", microseconds)
+
+    def set_vfs(self, number: int) -> None:
+        """Let each PF have only so many of its VFs. The simulated sysfs is not changed."""
+        self._write("vfs", number)
+
+    def _write(self, file: str, number: int) -> None:
+        (DEBUGFS / file).write_text(str(number))
 
     def _lines(self, netdev: str) -> list[list[int]]:
         text = (DEBUGFS / netdev).read_text()

@@ -16,6 +16,8 @@ from conftest import Run
 from sriov_textfile.simulate.kubernetes import Layout
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 
+pytestmark = pytest.mark.one_kernel
+
 Collect = Callable[..., Run]
 
 CGROUPS = Path("/sys/fs/cgroup")

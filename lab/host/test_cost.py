@@ -15,6 +15,8 @@ from conftest import Pf, Vfsim
 from bench import measure, ways
 from sriov_textfile.simulate.host import SimulatedHost
 
+pytestmark = pytest.mark.one_kernel
+
 RESULTS = Path("/lab/cost.json")
 
 
@@ -45,7 +47,7 @@ def report(
 def test_netlink_with_vfsim(
     pfs: int, vfs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = Vfsim(tmp_path, pfs, vfs)
+    module = Vfsim(tmp_path, [vfs] * pfs)
     try:
         host: SimulatedHost = module.host
         host.rtnetlink = ""  # the kernel

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from common import PROGRAM, sh
 from conftest import Pf, Vfsim, ip_vfs
 
@@ -55,6 +56,7 @@ def test_igb_vfs_are_reported_as_ip_shows_them(igb: list[Pf]) -> None:
         assert (vf["trust"], vf["spoofchk"]) == (ip["trust"], ip["spoofchk"])
 
 
+@pytest.mark.one_kernel
 def test_igb_counters_of_zero_are_explained(igb: list[Pf]) -> None:
     code, report = doctor()
     assert code == 1
@@ -64,6 +66,7 @@ def test_igb_counters_of_zero_are_explained(igb: list[Pf]) -> None:
         assert finding["meaning"].startswith("driver igb has no VF counters")
 
 
+@pytest.mark.one_kernel
 def test_a_vf_with_traffic_proves_that_zeros_are_wrong(igb: list[Pf]) -> None:
     pf = igb[0]
     (netdev,) = os.listdir(pf.device / "virtfn0/net")
@@ -90,6 +93,7 @@ def _after_traffic(netdev: str) -> tuple[int, dict[str, Any], str]:
     return *doctor(), text
 
 
+@pytest.mark.one_kernel
 def test_a_pf_without_vfs_is_a_finding(igb: list[Pf]) -> None:
     try:
         igb[1].set_vfs(0)
@@ -101,6 +105,7 @@ def test_a_pf_without_vfs_is_a_finding(igb: list[Pf]) -> None:
         igb[1].set_vfs(7)
 
 
+@pytest.mark.one_kernel
 def test_another_network_namespace(igb: list[Pf]) -> None:
     # /sys is the host's, as in a container that mounts it.
     code, report = doctor(wrapper=("unshare", "--net"))
@@ -110,6 +115,7 @@ def test_another_network_namespace(igb: list[Pf]) -> None:
     assert finding["about"] == f"{igb[0].netdev}, {igb[1].netdev}"
 
 
+@pytest.mark.one_kernel
 def test_another_network_namespace_with_its_own_sysfs(igb: list[Pf]) -> None:
     # As in a container without hostNetwork: sysfs lists PCI devices, but not their netdevs.
     command = 'mount -t sysfs sysfs /sys && exec "$@"'
@@ -119,7 +125,7 @@ def test_another_network_namespace_with_its_own_sysfs(igb: list[Pf]) -> None:
 
 
 def test_ethtool_and_devlink_values_are_reported(tmp_path: Path) -> None:
-    module = Vfsim(tmp_path, pfs=2, vfs=2)
+    module = Vfsim(tmp_path, [2, 2])
     try:
         code, report = doctor(*module.flags)
         assert (code, report["findings"]) == (0, [])
@@ -136,7 +142,7 @@ def test_ethtool_and_devlink_values_are_reported(tmp_path: Path) -> None:
 
 
 def test_doctor_queries_the_driver_once_per_vf(tmp_path: Path) -> None:
-    module = Vfsim(tmp_path, pfs=1, vfs=300)
+    module = Vfsim(tmp_path, [300])
     try:
         before = module.queries("pf0")
         code, report = doctor(*module.flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,10 @@ def test_the_simulator_encodes_vfs_like_this_kernel(igb: list[Pf]) -> None:
         reply = request_link(pf.netdev)
         vfs = peers.as_said(decode_link(reply))
         assert len(vfs) == 7
+        # Linux 5.10 sends bytes of its stack after the 6 of the address in IFLA_VF_BROADCAST.
+        broadcast = b"\x24\0\x0d\0" + b"\xff" * 6
+        leaked = re.escape(broadcast) + b".{26}"
+        reply = re.sub(leaked, broadcast + bytes(26), reply, flags=re.DOTALL)
         assert b"".join([encode_vf(vf) for vf in vfs]) in reply
 
 

@@ -19,6 +19,8 @@ from conftest import Pf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
 
+pytestmark = pytest.mark.one_kernel
+
 FOLDER = Path("/var/lib/prometheus/node-exporter")  # read by Debian's node_exporter
 FILE = FOLDER / "sriov.prom"
 DEFAULTS = Path("/etc/default/sriov-textfile")

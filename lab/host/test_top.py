@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ from common import PROGRAM, sh
 from conftest import COUNTERS, Pf, Vfsim
 
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
+
+pytestmark = pytest.mark.one_kernel
 
 TOP = [PROGRAM, "top", "--json", "--count=3", "--interval=5s"]
 GROWTH = 1_000_000  # of each of vfsim's counters, per second
@@ -45,31 +45,10 @@ def report(what: str, ratios: list[float], capsys: pytest.CaptureFixture[str]) -
     assert max(ratios) < 1.02
 
 
-@contextmanager
-def growing(module: Vfsim) -> Iterator[None]:
-    """Let the counters of the module grow steadily."""
-    over = threading.Event()
-
-    def grow() -> None:
-        start, grown = time.monotonic(), 0
-        while not over.wait(0.02):
-            due = int((time.monotonic() - start) * GROWTH)
-            module.advance(due - grown)
-            grown = due
-
-    thread = threading.Thread(target=grow)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
 def test_the_rates_of_netlink_counters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    module = Vfsim(tmp_path, pfs=1, vfs=8)
+    module = Vfsim(tmp_path, [8])
     try:
-        with growing(module):
+        with module.growing(GROWTH):
             samples = rates(module.flags)
     finally:
         module.remove()

@@ -22,7 +22,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
     loaded = []
 
     def load(vfs: int) -> Vfsim:
-        loaded.append(Vfsim(tmp_path, pfs=1, vfs=vfs))
+        loaded.append(Vfsim(tmp_path, [vfs]))
         return loaded[0]
 
     yield load

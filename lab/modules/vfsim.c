@@ -2,44 +2,66 @@
 /*
  * vfsim - network PFs with any number of VFs and known counters.
  *
- * Each PF is a device on this module's own bus, whose num_vf() returns the parameter `vfs`. Its
- * netdev, pf0, pf1 ..., reports VFs to rtnetlink like a NIC driver. No packets are sent: counters
- * change only through debugfs. ethtool reports a driver version, firmware version and speed;
- * devlink reports the eswitch mode: switchdev for odd PFs, legacy for even ones.
+ * Each PF is a device on this module's own bus. The parameter `vfs` has the number of VFs of each:
+ * vfs=20,4 creates two PFs. Their netdevs, pf0, pf1 ..., report VFs to rtnetlink like a NIC driver.
+ * The parameter `kind` has the kind of each PF:
+ *
+ * ethernet    the default
+ * infiniband  with hardware addresses of 20 bytes, and with GUIDs, as IPoIB on mlx5
+ * no-list     has VFs, but does not describe them, as idpf and ena
+ *
+ * No packets are sent: counters change only through debugfs. ethtool reports a driver version,
+ * firmware version and speed; devlink reports the eswitch mode: switchdev for odd PFs, legacy for
+ * even ones.
  *
  * /sys/kernel/debug/vfsim/<netdev>  one line per VF: its number, its eight counters in the order
  *                                   of the IFLA_VF_STATS_* attributes, and how often its
  *                                   configuration and its counters were queried
  * /sys/kernel/debug/vfsim/advance   write a number to add it to every counter
+ * /sys/kernel/debug/vfsim/set       write a number to set every counter to it
+ * /sys/kernel/debug/vfsim/busy      write a number: so many queries of each VF's counters will fail
+ *                                   with EBUSY, as in a reset of the NIC
+ * /sys/kernel/debug/vfsim/vfs       write how many of its VFs each PF has from now on
+ * /sys/kernel/debug/vfsim/delay     write how many microseconds a query of a VF's configuration
+ *                                   takes from now on, as if the driver asked its firmware
  *
  * Unlike the rest of the project, this file is licensed under the GNU General Public License,
  * version 2.
  */
 #include <linux/debugfs.h>
+#include <linux/delay.h>
 #include <linux/device.h>
 #include <linux/etherdevice.h>
 #include <linux/ethtool.h>
+#include <linux/if_arp.h>
+#include <linux/if_infiniband.h>
 #include <linux/if_link.h>
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/rtnetlink.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/version.h>
 #include <linux/wait.h>
 #include <net/devlink.h>
 
 #define COUNTERS 8
+#define MAX_PFS 16
 
-static int pfs = 1;
-module_param(pfs, int, 0444);
-MODULE_PARM_DESC(pfs, "number of PFs");
-
-static int vfs = 4;
-module_param(vfs, int, 0444);
+static int vfs[MAX_PFS];
+static int pfs;
+module_param_array(vfs, int, &pfs, 0444);
 MODULE_PARM_DESC(vfs, "number of VFs of each PF");
+
+static char *kind[MAX_PFS];
+module_param_array(kind, charp, NULL, 0444);
+MODULE_PARM_DESC(kind, "kind of each PF: ethernet, infiniband or no-list");
+
+static u32 delay; /* of a query of a VF's configuration, in microseconds */
 
 struct vfsim_vf {
 	u64 counters[COUNTERS];
+	u64 busy; /* how many queries of the counters will still fail */
 	u32 config_queries;
 	u32 stats_queries;
 };
@@ -50,6 +72,8 @@ struct vfsim_pf {
 	struct devlink *devlink;
 	struct vfsim_vf *vf;
 	int number;
+	int vfs; /* now */
+	int max_vfs;
 };
 
 static struct vfsim_pf **pf_list;
@@ -61,10 +85,10 @@ static struct dentry *debugfs;
 
 static int vfsim_num_vf(struct device *dev)
 {
-	return vfs;
+	return container_of(dev, struct vfsim_pf, dev)->vfs;
 }
 
-static const struct bus_type vfsim_bus = {
+static struct bus_type vfsim_bus = {
 	.name = "vfsim",
 	.num_vf = vfsim_num_vf,
 };
@@ -73,7 +97,7 @@ static struct vfsim_vf *vfsim_vf(struct net_device *netdev, int vf)
 {
 	struct vfsim_pf **pf = netdev_priv(netdev);
 
-	return vf >= 0 && vf < vfs ? &(*pf)->vf[vf] : NULL;
+	return vf >= 0 && vf < (*pf)->vfs ? &(*pf)->vf[vf] : NULL;
 }
 
 static netdev_tx_t vfsim_xmit(struct sk_buff *skb, struct net_device *netdev)
@@ -89,6 +113,8 @@ static int vfsim_get_vf_config(struct net_device *netdev, int vf, struct ifla_vf
 	if (!state)
 		return -EINVAL;
 	state->config_queries++;
+	if (delay)
+		usleep_range(delay, delay + 1);
 	info->vf = vf;
 	info->mac[0] = 0x02;
 	info->mac[4] = vf >> 8;
@@ -111,6 +137,10 @@ static int vfsim_get_vf_stats(struct net_device *netdev, int vf, struct ifla_vf_
 	if (!state)
 		return -EINVAL;
 	state->stats_queries++;
+	if (state->busy) {
+		state->busy--;
+		return -EBUSY;
+	}
 	stats->rx_packets = state->counters[0];
 	stats->tx_packets = state->counters[1];
 	stats->rx_bytes = state->counters[2];
@@ -122,10 +152,29 @@ static int vfsim_get_vf_stats(struct net_device *netdev, int vf, struct ifla_vf_
 	return 0;
 }
 
-static const struct net_device_ops vfsim_ops = {
+static int vfsim_get_vf_guid(struct net_device *netdev, int vf, struct ifla_vf_guid *node,
+			     struct ifla_vf_guid *port)
+{
+	node->vf = port->vf = vf;
+	node->guid = port->guid = 0x0200000000000000ULL + vf;
+	return 0;
+}
+
+static const struct net_device_ops vfsim_ethernet_ops = {
 	.ndo_start_xmit = vfsim_xmit,
 	.ndo_get_vf_config = vfsim_get_vf_config,
 	.ndo_get_vf_stats = vfsim_get_vf_stats,
+};
+
+static const struct net_device_ops vfsim_infiniband_ops = {
+	.ndo_start_xmit = vfsim_xmit,
+	.ndo_get_vf_config = vfsim_get_vf_config,
+	.ndo_get_vf_stats = vfsim_get_vf_stats,
+	.ndo_get_vf_guid = vfsim_get_vf_guid,
+};
+
+static const struct net_device_ops vfsim_no_list_ops = {
+	.ndo_start_xmit = vfsim_xmit,
 };
 
 static void vfsim_get_drvinfo(struct net_device *netdev, struct ethtool_drvinfo *info)
@@ -160,13 +209,31 @@ static const struct devlink_ops vfsim_devlink_ops = {
 	.eswitch_mode_get = vfsim_eswitch_mode_get,
 };
 
+static struct devlink *vfsim_devlink_alloc(struct device *dev)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 15, 0)
+	return devlink_alloc(&vfsim_devlink_ops, sizeof(struct vfsim_pf *));
+#else
+	return devlink_alloc(&vfsim_devlink_ops, sizeof(struct vfsim_pf *), dev);
+#endif
+}
+
+static void vfsim_devlink_register(struct devlink *devlink, struct device *dev)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 15, 0)
+	devlink_register(devlink, dev);
+#else
+	devlink_register(devlink);
+#endif
+}
+
 static int vfsim_show(struct seq_file *file, void *unused)
 {
 	struct vfsim_pf *pf = file->private;
 	int vf, i;
 
 	rtnl_lock();
-	for (vf = 0; vf < vfs; vf++) {
+	for (vf = 0; vf < pf->vfs; vf++) {
 		seq_printf(file, "%d", vf);
 		for (i = 0; i < COUNTERS; i++)
 			seq_printf(file, " %llu", pf->vf[vf].counters[i]);
@@ -177,26 +244,75 @@ static int vfsim_show(struct seq_file *file, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(vfsim);
 
-static int vfsim_advance(void *unused, u64 by)
+static void vfsim_advance(struct vfsim_vf *vf, u64 by)
 {
-	int n, vf, i;
+	int i;
+
+	for (i = 0; i < COUNTERS; i++)
+		vf->counters[i] += by;
+}
+
+static void vfsim_set(struct vfsim_vf *vf, u64 to)
+{
+	int i;
+
+	for (i = 0; i < COUNTERS; i++)
+		vf->counters[i] = to;
+}
+
+static void vfsim_busy(struct vfsim_vf *vf, u64 queries)
+{
+	vf->busy = queries;
+}
+
+/* Change every VF of every PF. The file's private data is the function that changes one VF. */
+static int vfsim_change(void *change, u64 value)
+{
+	void (*change_vf)(struct vfsim_vf *vf, u64 value) = change;
+	int n, vf;
 
 	rtnl_lock();
 	for (n = 0; n < pfs; n++)
-		for (vf = 0; vf < vfs; vf++)
-			for (i = 0; i < COUNTERS; i++)
-				pf_list[n]->vf[vf].counters[i] += by;
+		for (vf = 0; vf < pf_list[n]->max_vfs; vf++)
+			change_vf(&pf_list[n]->vf[vf], value);
 	rtnl_unlock();
 	return 0;
 }
-DEFINE_DEBUGFS_ATTRIBUTE(vfsim_advance_ops, NULL, vfsim_advance, "%llu\n");
+DEFINE_DEBUGFS_ATTRIBUTE(vfsim_change_ops, NULL, vfsim_change, "%llu\n");
+
+static int vfsim_set_vfs(void *unused, u64 number)
+{
+	int n;
+
+	rtnl_lock();
+	for (n = 0; n < pfs; n++)
+		pf_list[n]->vfs = min_t(u64, number, pf_list[n]->max_vfs);
+	rtnl_unlock();
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(vfsim_set_vfs_ops, NULL, vfsim_set_vfs, "%llu\n");
 
 static void vfsim_setup(struct net_device *netdev)
 {
 	ether_setup(netdev);
-	netdev->netdev_ops = &vfsim_ops;
 	netdev->ethtool_ops = &vfsim_ethtool_ops;
 	eth_hw_addr_random(netdev);
+}
+
+static int vfsim_set_kind(struct net_device *netdev, const char *kind)
+{
+	if (!kind || !strcmp(kind, "ethernet")) {
+		netdev->netdev_ops = &vfsim_ethernet_ops;
+	} else if (!strcmp(kind, "infiniband")) {
+		netdev->netdev_ops = &vfsim_infiniband_ops;
+		netdev->type = ARPHRD_INFINIBAND;
+		netdev->addr_len = INFINIBAND_ALEN;
+	} else if (!strcmp(kind, "no-list")) {
+		netdev->netdev_ops = &vfsim_no_list_ops;
+	} else {
+		return -EINVAL;
+	}
+	return 0;
 }
 
 static void vfsim_release(struct device *dev)
@@ -223,7 +339,7 @@ static void vfsim_fill(struct vfsim_pf *pf, int n)
 {
 	int vf, i;
 
-	for (vf = 0; vf < vfs; vf++)
+	for (vf = 0; vf < pf->vfs; vf++)
 		for (i = 0; i < COUNTERS; i++)
 			pf->vf[vf].counters[i] = (vf == 1 ? 0xffffffff00000000ULL : 1000ULL * vf) +
 						 1000000ULL * n + i + 1;
@@ -236,12 +352,16 @@ static struct vfsim_pf *vfsim_add(int n)
 
 	if (!pf)
 		return ERR_PTR(-ENOMEM);
-	pf->vf = kvcalloc(vfs, sizeof(*pf->vf), GFP_KERNEL);
+	pf->vfs = pf->max_vfs = vfs[n];
+	pf->vf = kvcalloc(pf->max_vfs, sizeof(*pf->vf), GFP_KERNEL);
 	pf->netdev = alloc_netdev(sizeof(pf), "pf%d", NET_NAME_ENUM, vfsim_setup);
 	if (!pf->vf || !pf->netdev) {
 		err = -ENOMEM;
 		goto free;
 	}
+	err = vfsim_set_kind(pf->netdev, kind[n]);
+	if (err)
+		goto free;
 	vfsim_fill(pf, n);
 	pf->number = n;
 	*(struct vfsim_pf **)netdev_priv(pf->netdev) = pf;
@@ -254,7 +374,7 @@ static struct vfsim_pf *vfsim_add(int n)
 	err = device_register(&pf->dev);
 	if (err)
 		goto put;
-	pf->devlink = devlink_alloc(&vfsim_devlink_ops, sizeof(pf), &pf->dev);
+	pf->devlink = vfsim_devlink_alloc(&pf->dev);
 	if (!pf->devlink) {
 		err = -ENOMEM;
 		goto unregister;
@@ -264,7 +384,7 @@ static struct vfsim_pf *vfsim_add(int n)
 	err = register_netdev(pf->netdev);
 	if (err)
 		goto free_devlink;
-	devlink_register(pf->devlink);
+	vfsim_devlink_register(pf->devlink, &pf->dev);
 	debugfs_create_file(pf->netdev->name, 0400, debugfs, pf, &vfsim_fops);
 	return pf;
 free_devlink:
@@ -301,8 +421,11 @@ static int __init vfsim_init(void)
 {
 	int n, err;
 
-	if (pfs < 1 || vfs < 0)
+	if (pfs < 1)
 		return -EINVAL;
+	for (n = 0; n < pfs; n++)
+		if (vfs[n] < 0)
+			return -EINVAL;
 	err = bus_register(&vfsim_bus);
 	if (err)
 		return err;
@@ -321,7 +444,11 @@ static int __init vfsim_init(void)
 		}
 		pf_list[n] = pf;
 	}
-	debugfs_create_file("advance", 0200, debugfs, NULL, &vfsim_advance_ops);
+	debugfs_create_file("advance", 0200, debugfs, vfsim_advance, &vfsim_change_ops);
+	debugfs_create_file("set", 0200, debugfs, vfsim_set, &vfsim_change_ops);
+	debugfs_create_file("busy", 0200, debugfs, vfsim_busy, &vfsim_change_ops);
+	debugfs_create_file("vfs", 0200, debugfs, NULL, &vfsim_set_vfs_ops);
+	debugfs_create_u32("delay", 0600, debugfs, &delay);
 	return 0;
 }
 
