@@ -41,7 +41,8 @@ def host(pfs: int, vfs: int, sysfs: bool = True) -> Iterator[SimulatedHost]:
         try:
             yield simulated
         finally:
-            server.terminate()
+            # Not by SIGTERM: after curses, its handler writes to standard output.
+            server.kill()
             server.join()
 
 
