@@ -141,6 +141,16 @@ def test_the_ports_of_a_card_with_two_netdevs_belong_to_one_each(make_host: Make
     ]
 
 
+def test_a_port_that_the_flags_leave_out_is_absent(make_host: MakeHost) -> None:
+    host = make_host(roce(vfs=1, second_port="ens2f0np1"))
+    second = port(host, 0, "mlx5_1").parent / "2/counters"
+    second.mkdir(parents=True)
+    (second / "port_rcv_data").write_text("5\n")
+    run = host.collect(*ON, "--collector.pf-exclude=^ens2f0np0$")
+    series = [name for name in run.samples if "port_data_received_bytes" in name]
+    assert [name.partition(",pf=")[2] for name in series] == ['"ens2f0np1",port="2",vf="0"}']
+
+
 def test_counters_in_sysfs_cannot_have_the_names_of_rdma_metrics(make_host: MakeHost) -> None:
     host = make_host(SimulatedPf(vfs=1))
     stats = host.device(host.pfs[0].address) / "sriov/0/stats"

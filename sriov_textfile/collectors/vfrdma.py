@@ -136,12 +136,14 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
     for ports in pfs.values():
         for vf, address in ports[0].vfs.items():
             for port in _rdma_ports(snapshot, address):
-                pf = _pf(ports, port)
+                own = _pf(ports, port)
+                if own is None:
+                    continue
                 series = labels(
                     device=port.device,
-                    numa_node=pf.numa_node,
+                    numa_node=own.numa_node,
                     pciAddr=address,
-                    pf=pf.netdev,
+                    pf=own.netdev,
                     port=port.number,
                     vf=str(vf),
                 )
@@ -157,10 +159,13 @@ def _rdma_ports(snapshot: Snapshot, address: str) -> Iterator[Port]:
         snapshot.skip(error.problem)
 
 
-def _pf(ports: list[Pf], port: Port) -> Pf:
-    """Return the PF's port that an RDMA port belongs to: both are numbered."""
+def _pf(ports: list[Pf], port: Port) -> Pf | None:
+    """Return the PF's port that an RDMA port belongs to, None if it is not among these.
+
+    Both are numbered, and the flags may leave out a port of the PF.
+    """
     number = int(port.number) if port.number.isdecimal() else 1
-    return ports[number - 1] if 1 <= number <= len(ports) else ports[0]
+    return next((pf for pf in ports if pf.port in (0, number)), None)
 
 
 def _add(families: dict[str, Family], name: str, series: str, value: int) -> None:

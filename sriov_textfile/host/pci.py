@@ -30,6 +30,7 @@ class Pf:
         "netdev",
         "num_vfs",
         "numa_node",
+        "port",
         "switchdev",
         "total_vfs",
         "vfs",
@@ -39,6 +40,7 @@ class Pf:
         self.address = address  # 0000:3b:00.0, the name below /sys/bus/pci/devices
         self.kind = ""  # class: Ethernet, InfiniBand, other network
         self.netdev = ""  # net/<netdev>; "" if it has none, as with vfio-pci
+        self.port = 0  # the number of the port, from 1; 0 if it is the only one
         self.driver = ""  # target of the link `driver`; "" if there is none
         self.numa_node = ""  # numa_node; "" if the kernel reports -1
         self.total_vfs = 0  # sriov_totalvfs
@@ -111,8 +113,10 @@ def _ports(sysbuspci: str, address: str, skip: Skip) -> list[Pf]:
     num_vfs = to_u64(detail("sriov_numvfs"))
     vfs = _vfs(device)
     ports = []
-    for netdev in _netdevs(f"{device}/net") or [""]:
+    netdevs = _netdevs(f"{device}/net") or [""]
+    for number, netdev in enumerate(netdevs, 1):
         pf = Pf(address)
+        pf.port = number if len(netdevs) > 1 else 0
         pf.kind = kind
         pf.netdev = netdev
         pf.driver = driver
