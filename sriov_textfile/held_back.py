@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    # Of a PF's port: the VFs' addresses by number, their counters, and whether a reader failed.
+    # The VFs' names by number, their counters, and whether a reader failed.
     Port = tuple[dict[int, str], dict[int, dict[str, int]], bool]
 
 # Longer than a reset takes: mlx5_core waits for a command for at most 60 s, for a dump of the
@@ -22,7 +22,11 @@ BELIEVED_AFTER = 300
 
 
 class Past:
-    """What a collection has found of the VFs, for the next one; VFs are PCI addresses."""
+    """What a collection has found of the VFs, for the next one, by their names.
+
+    The name of a VF is its PCI address; if its PF has several ports, it has one name for each:
+    address and netdev, with a space between. Ports are read one after the other.
+    """
 
     __slots__ = ("counted", "held_back", "time")
 
@@ -39,9 +43,9 @@ def judge(
 ) -> Past:
     """Return which VFs count now and which are held back; call `recall` for the past if need be.
 
-    A VF is held back if it had counted and all of its counters, on all ports, are 0 or missing:
-    zeros may follow. It is not if its device has been created since, or if that lasts. `created`
-    returns when a device was created, in seconds since 1970; 0 means unknown.
+    A VF is held back if it had counted and all of its counters are 0 or missing: zeros may follow.
+    It is not if its device has been created since, or if that lasts. `created` returns when the
+    device of a VF was created, in seconds since 1970; 0 means unknown.
     """
     now = time.time()
     counted: list[str] = []
@@ -52,23 +56,23 @@ def judge(
         if len(received) == len(vfs) and all(received):
             counted += vfs.values()
             continue
-        for vf, address in vfs.items():
+        for vf, name in vfs.items():
             if any(by_vf.get(vf, {}).values()):
-                counted.append(address)
+                counted.append(name)
             else:
-                silent[address] = failed and vf not in by_vf
+                silent[name] = failed and vf not in by_vf
     if not silent:
         return Past(now, counted)
     past = recall()
     had_counted = silent.keys() & past.counted | silent.keys() & past.held_back.keys()
     held_back = {}
-    for address in had_counted.difference(counted):
-        since = past.held_back.get(address)
-        if created(address) > (past.time if since is None else since):
+    for name in had_counted:
+        since = past.held_back.get(name)
+        if created(name) > (past.time if since is None else since):
             continue
         # Zeros may begin after a failure of any length. A time in the future is of a wrong clock.
-        if since is None or silent[address] or since > now:
+        if since is None or silent[name] or since > now:
             since = int(now)
         if now - since < BELIEVED_AFTER:
-            held_back[address] = since
+            held_back[name] = since
     return Past(now, counted, held_back)

@@ -13,7 +13,8 @@ from sriov_textfile.held_back import Past
 from sriov_textfile.host.files import to_u64
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_ADDRESS = b'pciAddr="'
+_ADDRESS = b'pciAddr="'  # followed by the labels pf and vf
+_VF = b'",vf="'
 _PREFIX = b"sriov_vf_"
 _MAX_BYTES = 1 << 26  # that of a host with some 50,000 VFs
 
@@ -35,7 +36,7 @@ def recall(path: str) -> Past:
     except OSError:
         return Past(0)
     counted: set[bytes] = set()
-    held_back: dict[str, int] = {}
+    since: dict[bytes, int] = {}
     # A family is a block: its help, its type, and its samples with nothing else between them.
     for block in text.split(b"# HELP ")[1:]:
         if not block.startswith(_PREFIX):
@@ -44,14 +45,24 @@ def recall(path: str) -> Past:
         samples = block.split(b"\n")[2:]
         if name == HELD_BACK:
             for line in samples:
-                since = to_u64(_text(line.rpartition(b" ")[2]))
-                if since is not None:
-                    held_back[_text(line.partition(_ADDRESS)[2].partition(b'"')[0])] = since
+                seconds = to_u64(_text(line.rpartition(b" ")[2]))
+                if seconds is not None:
+                    since[line.partition(_ADDRESS)[2].partition(_VF)[0]] = seconds
         elif name not in RESERVED and not name.startswith(RDMA):
             # Fast, because a host with idle VFs does it at each run.
             above_0 = [line for line in samples if line[-3:] != b"} 0"]
-            counted.update([line.partition(_ADDRESS)[2].partition(b'"')[0] for line in above_0])
-    return Past(status.st_mtime, {_text(address) for address in counted}, held_back)
+            counted.update([line.partition(_ADDRESS)[2].partition(_VF)[0] for line in above_0])
+    return Past(
+        status.st_mtime,
+        {name for labels in counted for name in _names(labels)},
+        {name: seconds for labels, seconds in since.items() for name in _names(labels)},
+    )
+
+
+def _names(labels: bytes) -> tuple[str, str]:
+    """Return the VF's names, for a PF with one port and for one with several; see Past."""
+    address, _, pf = _text(labels).partition('",pf="')
+    return address, f"{address} {pf}"
 
 
 def _text(field: bytes) -> str:

@@ -97,6 +97,7 @@ class Snapshot:
         self.left_out = 0  # PFs that the flags pf-include and pf-exclude leave out
         self._rtnetlink: Rtnetlink | None = None
         self._memory = memory or Memory()
+        self._found: list[Pf] = []  # the PFs of the machine, also those that the flags leave out
         self._counters: dict[Pf, VfCounters] = {}
         self._values: dict[object, object] = {}
         self._unreadable: dict[object, Problem] = {}
@@ -133,14 +134,14 @@ class Snapshot:
 
     def _select_pfs(self) -> list[Pf]:
         include, exclude = self.config.pf_include, self.config.pf_exclude
-        found = pci.discover(self.config.sysbuspci, self.skip)
+        self._found = pci.discover(self.config.sysbuspci, self.skip)
         selected = [
             pf
-            for pf in found
+            for pf in self._found
             if (include is None or include.search(pf.netdev))
             and (exclude is None or not exclude.search(pf.netdev))
         ]
-        self.left_out = len(found) - len(selected)
+        self.left_out = len(self._found) - len(selected)
         return selected
 
     @property
@@ -192,7 +193,8 @@ class Snapshot:
         raise ProblemError(Problem("emsgsize", netdev, reason, rtnetlink.EMSGSIZE_HINT))
 
     def _numbers_of_vfs(self) -> list[tuple[str, int]]:
-        return [(pf.netdev, len(pf.vfs)) for pf in self.pfs]
+        # Also of the PFs that the flags leave out: a dump ends at the first that is too large.
+        return [(pf.netdev, len(pf.vfs)) for pf in self._found]
 
     @property
     def _dump(self) -> tuple[dict[str, bytes], int]:
@@ -254,24 +256,25 @@ class Snapshot:
             self.reading = self.config.textfile_path
             return memory.past or memory.recall()
 
-        ports = [(pf.vfs, each.by_vf, bool(each.failures)) for pf, each in found.items()]
+        ports = [(_names(pf), each.by_vf, bool(each.failures)) for pf, each in found.items()]
         memory.past = judge(ports, recall, self._created)
         if not memory.past.held_back:
             return
         for pf, counters in found.items():
             left_out = 0
-            for vf, address in pf.vfs.items():
-                if address in memory.past.held_back:
-                    counters.held_back[vf] = memory.past.held_back[address]
+            for vf, name in _names(pf).items():
+                if name in memory.past.held_back:
+                    counters.held_back[vf] = memory.past.held_back[name]
                     zeros = counters.by_vf.pop(vf, None)
                     left_out += bool(zeros or not counters.failures)
             if left_out:
                 self.skip(_held_back(pf, left_out), left_out)
 
-    def _created(self, address: str) -> float:
+    def _created(self, name: str) -> float:
         """Return when a VF was created, in seconds since 1970, or 0 if that is unknown."""
         from sriov_textfile.host import age
 
+        address = name.partition(" ")[0]
         try:
             seconds = age.seconds(f"{self.config.sysbuspci}/{address}")
         except OSError:
@@ -282,6 +285,7 @@ class Snapshot:
         """Return the counters of the PF's VFs as the readers have them."""
         counters = VfCounters()
         if not pf.netdev:
+            counters.read_at = time.monotonic()
             return counters
         table = {reader.name: reader for reader in readers.READERS}
         for name in self.config.vfstats_priority:
@@ -529,6 +533,11 @@ class Snapshot:
                 raise ProblemError(self._unreadable[key]) from None
         value: Value = self._values[key]  # type: ignore[assignment]
         return value
+
+
+def _names(pf: Pf) -> dict[int, str]:
+    """Return the VFs' names by number; see held_back.Past."""
+    return {vf: f"{address} {pf.netdev}" for vf, address in pf.vfs.items()} if pf.port else pf.vfs
 
 
 def _held_back(pf: Pf, count: int) -> Problem:

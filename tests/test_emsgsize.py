@@ -141,6 +141,14 @@ def test_a_process_does_not_ask_in_vain_until_the_number_of_vfs_changes(
     assert requests == {"ib0": 1, "ens1f0": 1}
 
 
+def test_a_pf_that_ended_the_dump_may_be_one_that_the_flags_leave_out(make_host: MakeHost) -> None:
+    host = make_host(pf_with_guids(96), pf_with_guids(20, 1))
+    process = Process(host, "--collector.pf-exclude=^ib0$")
+    assert vfs(process.collect()[0], "ib1") == []
+    host.set_vfs(host.pfs[0], 4)
+    assert vfs(process.collect()[0], "ib1") == list(range(20))
+
+
 def test_a_pf_behind_one_that_ends_the_dump_is_missing_too(make_host: MakeHost) -> None:
     host = make_host(pf_with_guids(96), pf_with_guids(20, 1))
     run = host.collect()

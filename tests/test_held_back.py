@@ -170,12 +170,13 @@ def test_a_vf_that_restarts_from_0_is_written_as_soon_as_it_counts(
 
 
 @both
-def test_the_two_ports_of_a_card_are_one_vf(
-    make_host: MakeHost, tmp_path: Path, mode: Mode
+@pytest.mark.parametrize("counted", [True, False])
+def test_each_port_of_a_card_is_held_back_by_itself(
+    make_host: MakeHost, tmp_path: Path, mode: Mode, counted: bool
 ) -> None:
-    """One port may be idle while the other counts."""
+    """A reset may begin after the first port was read, and one port may always be idle."""
     host = make_host(SimulatedPf(vfs=1, sysfs="none", second_port="second"))
-    describe, silent = host.server.describe, {"second"}
+    describe, silent = host.server.describe, set() if counted else {"second"}
 
     def describe_ports(netdev: str, sequence: int) -> bytes | None:
         host.pfs[0].busy = {0} if netdev in silent else ()
@@ -186,11 +187,21 @@ def test_the_two_ports_of_a_card_are_one_vf(
     for _ in range(2):
         page = collect()
         assert page.vfs("sriov_vf_rx_bytes") == {0: 3}
-        assert page.vfs("sriov_vf_rx_bytes", "second") == {0: 0}
+        assert page.vfs("sriov_vf_rx_bytes", "second") == {0: 3 if counted else 0}
+    silent.add("second")
+    page = collect()
+    assert page.vfs("sriov_vf_rx_bytes") == {0: 3}
+    assert page.vfs("sriov_vf_rx_bytes", "second") == ({} if counted else {0: 0})
+    assert list(page.vfs(HELD_BACK, "second")) == ([0] if counted else [])
     silent.add("ens1f0")
     page = collect()
-    assert page.vfs("sriov_vf_rx_bytes") == page.vfs("sriov_vf_rx_bytes", "second") == {}
-    assert list(page.vfs(HELD_BACK)) == list(page.vfs(HELD_BACK, "second")) == [0]
+    assert page.vfs("sriov_vf_rx_bytes") == {}
+    assert page.vfs("sriov_vf_rx_bytes", "second") == ({} if counted else {0: 0})
+    assert list(page.vfs(HELD_BACK)) == [0]
+    silent.clear()
+    page = collect()
+    assert page.vfs("sriov_vf_rx_bytes") == {0: 3}
+    assert not page.vfs(HELD_BACK)
 
 
 @both
@@ -486,6 +497,19 @@ def test_the_log_names_the_pf_and_how_many_vfs(make_host: MakeHost, tmp_path: Pa
     assert len(log.splitlines()) == 1
     assert "all counters of 2 VFs of ens1f0 fell to 0" in log
     assert "code=held-back subject=ens1f0" in log
+
+
+def test_doctor_does_not_take_the_driver_for_one_without_counters(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = make_host(SimulatedPf(vfs=1, sysfs="none", driver="ice", vf_driver="iavf"))
+    timer(host, tmp_path)()
+    host.set_vfs(host.pfs[0], 2)
+    host.pfs[0].busy = {0, 1}  # VF 1 has never counted.
+    run = host.collect("doctor", "--json", f"--textfile.path={tmp_path}/sriov.prom")
+    codes = [finding["code"] for finding in json.loads(run.out)["findings"]]
+    assert "held-back" in codes
+    assert "only-zeros" not in codes
 
 
 def test_doctor_reports_them_if_it_has_the_file(make_host: MakeHost, tmp_path: Path) -> None:

@@ -266,7 +266,8 @@ def _only_zeros(report: Report) -> Iterator[Finding]:
         served = {reader.name: reader.vfs for reader in pf.readers}
         counters = [vf.counters for vf in pf.vfs if vf.counters]
         above_0 = any(any(values.values()) for values in counters)
-        if not (served["netlink"] and counters) or above_0:
+        counted = above_0 or any(vf.held_back_since is not None for vf in pf.vfs)
+        if not (served["netlink"] and counters) or counted:
             continue
         evidence = [text for vf in pf.vfs if (text := _in_use(vf))]
         row = drivers.row(pf)
