@@ -250,6 +250,36 @@ def test_with_the_hosts_pids_the_service_is_the_process_of_the_same_container(
     assert service.find(str(tmp_path)) == [Service("process 400", ["--interval=15s"])]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("kubectl", "logs", "-f", "node-exporter-x", "-c", "sriov-textfile", "--tail=10"),
+        ("less", "/etc/default/sriov-textfile", "/etc/hosts"),
+        ("python3", "-c", "print()", "sriov-textfile", "serve"),
+    ],
+)
+def test_a_process_that_only_mentions_the_program_is_no_service(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    process(tmp_path, "self", "1")
+    process(tmp_path, 20, "1", *words)
+    assert service.find(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("/usr/bin/python3.12", "-I", "/usr/bin/sriov-textfile"),
+        ("python3", "-m", "sriov_textfile"),
+        ("./sriov-textfile.pyz",),
+    ],
+)
+def test_ways_to_start_the_program(tmp_path: Path, words: tuple[str, ...]) -> None:
+    process(tmp_path, "self", "1")
+    process(tmp_path, 20, "1", *words, "serve")
+    assert service.find(str(tmp_path)) == [Service("process 20", ["serve"])]
+
+
 # --- doctor -----------------------------------------------------------------------------------
 
 

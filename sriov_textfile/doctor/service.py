@@ -170,10 +170,18 @@ def _shell_words(command: str) -> list[str]:
 def _processes(proc: str) -> Iterator[Service]:
     own = _view(f"{proc}/self")
     for pid, words in processes.running(proc):
-        arguments = _after_program(words)
+        arguments = _after_program(words) if _runs_program(words) else []
         is_service = arguments and not {"demo", "doctor", "top"} & set(arguments)
         if is_service and own and _view(f"{proc}/{pid}") == own:
             yield Service(f"process {pid}", arguments)
+
+
+def _runs_program(words: list[str]) -> bool:
+    """Whether these start the program, or Python with it; not `kubectl logs -c sriov-textfile`."""
+    start = words[0]
+    if os.path.basename(start).startswith("python"):
+        start = next((word for word in words[1:] if not word.startswith("-")), "")
+    return start == "sriov_textfile" or os.path.basename(start).removesuffix(".pyz") == _PROGRAM
 
 
 def _view(process: str) -> str:
