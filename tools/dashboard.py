@@ -130,8 +130,8 @@ def succeeded(selector: str) -> str:
 
 
 def vfs(selector: str) -> str:
-    """Return the number of VFs that exist."""
-    return f"sum(max by (cluster, instance, pf, pciAddr) (sriov_pf_num_vfs{{{selector}}}))"
+    """Return the number of VFs that exist; two ports of a NIC may share an address and its VFs."""
+    return f"sum(max by (cluster, instance, pciAddr) (sriov_pf_num_vfs{{{selector}}}))"
 
 
 def vfs_in_use(selector: str, pods: str) -> str:
