@@ -65,14 +65,16 @@ def main() -> int:
         parts.append(_node(kubernetes, built))
     shutil.rmtree(LOGS, ignore_errors=True)
     results = {part.name: _run(part, built, options.k) for part in parts}
-    passed, failed = (sum(numbers) for numbers in zip(*results.values(), strict=True))
+    passed = sum(numbers[0] for numbers in results.values())
+    failed = sum(numbers[1] for numbers in results.values())
     say(f"the lab took {time.monotonic() - start:.0f} s")
     if "node" in chosen and not kubernetes:
         print("lab: LEFT OUT: the Kubernetes node, because of KUBELET=none", flush=True)
     for name, numbers in results.items():
         say(f"{name}: {numbers[0]} passed, {numbers[1]} failed")
     print(f"lab: {passed} passed, {failed} failed", flush=True)
-    return 0 if all(number for number, _ in results.values()) and not failed else 1
+    is_complete = all(number for number, _ in results.values()) or (options.k and passed)
+    return 0 if is_complete and not failed else 1
 
 
 def _host(kernel: str, built: Path) -> Part:

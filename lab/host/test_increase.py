@@ -40,10 +40,21 @@ class Program:
         self.root = root
         self.module = Vfsim(root, [2] * len(MODES))
         self.stack = ExitStack()
+        self.stack.callback(self.module.remove)
         self.longest_run = 0.0  # in seconds
 
     def __enter__(self) -> Program:
-        self.stack.callback(self.module.remove)
+        try:
+            self._start_all()
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def _start_all(self) -> None:
         self.module.set(LIFETIME)
         self.stack.enter_context(self.module.growing(RATE))
         folders = {mode: self.root / mode for mode in MODES if mode != "serve"}
@@ -56,10 +67,6 @@ class Program:
         address = f"--web.listen-address={SERVE}"
         self._start(*self._command("serve", "serve"), address, "--web.rate-limit=100")
         self._start_prometheus(folders)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stack.close()
 
     def _command(self, mode: str, *command: str) -> list[str]:
         pf = f"--collector.pf-include=^pf{MODES.index(mode)}$"
