@@ -251,6 +251,8 @@ def _top(values: flags.Values, host: SimulatedHost | None) -> int:
         raise flags.FlagError("--record and --replay exclude each other")
     if values[flags.JSON] and values[flags.BY]:
         raise flags.FlagError("--json has the rows of pods, VFs and PFs; leave out --by")
+    if not values[flags.COLLECTOR_FLAGS["vfstats"]]:
+        raise flags.FlagError("top shows what vfstats collects; leave out --no-collector.vfstats")
     if not (host or values[flags.REPLAY]):
         values = _with_paths_of_service(values)
     config = flags.config(values, host.rtnetlink if host else "")

@@ -340,6 +340,38 @@ def test_a_vf_without_a_pod_is_the_hosts_or_vfios_or_free(
     assert (row.name, row.vfs[0].user) == (f"({user})", user)
 
 
+def test_a_pod_is_marked_if_the_cpus_of_one_vf_are_elsewhere() -> None:
+    """Two VFs on different nodes, each used by a container with CPUs on the node of the other."""
+    meter = Meter()
+    vfs = [
+        Vf(0, f"0000:{bus}:00.0", "pod", ["core/a"], [cpus], {})
+        for bus, cpus in ((11, "1"), (21, "0"))
+    ]
+    pfs = [
+        Pf("0000:10:00.0", "ens1f0", "ice", "0", None, 0.0, vfs[:1]),
+        Pf("0000:20:00.0", "ens2f0", "ice", "1", None, 0.0, vfs[1:]),
+    ]
+    (row,) = meter.update(Sample(0.0, "node-1", True, pfs, [])).pods
+    assert row.cpus_elsewhere == ["0", "1"]
+
+
+def test_a_pf_without_netdev_has_a_time_too(make_host: MakeHost) -> None:
+    host = make_host(replace(BUSY, vfs=1, netdev=""))
+    machine = Machine(flags.config(flags.parse(host.flags)[1], host.rtnetlink))
+    (pf,) = machine.sample().pfs
+    assert pf.read_at > 0
+
+
+def test_the_ports_of_a_card_share_their_vfs(make_host: MakeHost, tmp_path: Path) -> None:
+    host = make_host(replace(BUSY, vfs=2, second_port="second"))
+    with node_with(tmp_path, pod("a", [BUSY.vf_address(0)])) as arguments:
+        table = table_after(host, 1, *arguments)
+    (found,) = [
+        each for each in json.loads(batch.as_json(table))["pods"] if each["name"] == "core/a"
+    ]
+    assert found["vfs"] == [BUSY.vf_address(0)]
+
+
 def test_a_vf_whose_netdev_is_in_another_network_namespace(make_host: MakeHost) -> None:
     host = make_host(replace(BUSY, vfs=1, vf_driver="iavf"))
     (netdev,) = (host.device(BUSY.vf_address(0)) / "net").iterdir()
@@ -543,6 +575,25 @@ def test_without_a_terminal_it_prints_lines_until_it_is_stopped() -> None:
             assert len(program.stderr.read().splitlines()) == 1  # about the simulated host
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_not_recorded_is_exit_code_1_however_it_ends(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    limit = f"ulimit -f 1; exec {' '.join(MODULE)} demo top --pfs=1 --vfs=2 --interval=100ms"
+    with subprocess.Popen(
+        ["bash", "-c", f"{limit} --record={tmp_path}/recording"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stderr
+        while "cannot record" not in program.stderr.readline():
+            assert program.poll() is None
+        program.send_signal(number)
+        program.communicate(timeout=20)
+    assert program.returncode == 1
+
+
 def test_with_nohup_it_outlives_the_connection() -> None:
     command = ["nohup", *MODULE, "demo", "top", "--pfs=1", "--vfs=2", "--interval=100ms"]
     with subprocess.Popen(
@@ -690,6 +741,42 @@ def test_a_line_that_was_cut_off_is_skipped_and_the_next_recording_is_not(
     assert len(run.out.splitlines()) == 2 + 2
     assert run.code == 1
     assert run.log == f"sriov-textfile: skipped 1 damaged line of {path}\n"
+
+
+def test_two_processes_cannot_record_to_one_file(make_host: MakeHost, tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    command = [*MODULE, "demo", "top", "--pfs=1", "--interval=100ms", f"--record={path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
+        assert program.stdout
+        assert program.stdout.readline()
+        run = make_host(BUSY).collect("top", "--count=1", f"--record={path}")
+        program.terminate()
+    assert (run.code, run.out) == (1, "")
+    assert f"another process records to {path}; choose another --record" in run.log
+
+
+def test_another_file_is_not_replaced_by_the_older_half(
+    make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "_HALF_LIMIT", 3000)
+    path, other = tmp_path / "recording", tmp_path / "recording.1"
+    other.write_text("precious\n")
+    run = make_host(BUSY).collect("top", "--interval=100ms", "--count=3", f"--record={path}")
+    assert run.code == 1
+    assert f"{other} is not a recording" in run.log
+    assert other.read_text() == "precious\n"
+
+
+def test_a_single_sample_has_no_rates_to_show(make_host: MakeHost, tmp_path: Path) -> None:
+    host = make_host(BUSY)
+    path = tmp_path / "recording"
+    record(host, path, 1)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    run = host.collect("top", f"--replay={path}")
+    assert (run.code, run.out) == (1, "")
+    assert run.log == (
+        f"sriov-textfile: {path} has no two samples of one process to compare; record for longer\n"
+    )
 
 
 @pytest.mark.parametrize(

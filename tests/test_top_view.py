@@ -21,7 +21,7 @@ from sriov_textfile.top.rates import Meter, Row, Table
 from sriov_textfile.top.recording import Recorder, Recording
 from sriov_textfile.top.sample import Pf, Sample, Vf
 from sriov_textfile.top.screen import Status
-from sriov_textfile.top.view import View
+from sriov_textfile.top.view import View, _natural
 from tests.conftest import MakeHost
 from tests.test_top import BUSY, DOCS, node_with, take
 
@@ -525,6 +525,49 @@ def test_the_title_has_rec_while_samples_are_recorded(make_host: MakeHost, tmp_p
     recorder.failure = Problem("undelivered", path, "the disk is full")
     sample()
     assert "  REC  " not in shown()
+
+
+class SlowMachine(Machine):
+    """A machine whose samples take a while."""
+
+    taken = 0
+
+    def sample(self) -> Sample:
+        self.taken += 1
+        time.sleep(0.2)
+        return super().sample()
+
+
+def test_keys_do_not_hasten_samples_that_take_long(make_host: MakeHost) -> None:
+    """At least as much time passes between two samples as the last one took."""
+    host = make_host(BUSY)
+    machine = SlowMachine(flags.config(flags.parse(host.flags)[1], host.rtnetlink), "node-1")
+    feed = LiveFeed(machine, 0.01, machine.sample())
+    while not feed.poll(paused=False):
+        time.sleep(0.001)
+    ended = time.monotonic()
+    while machine.taken == 2:
+        feed.press("down")
+        feed.poll(paused=False)
+        time.sleep(0.001)
+    assert time.monotonic() - ended > 0.15
+
+
+@pytest.mark.parametrize("interval", [1, 10, 30, 60])
+def test_each_problem_has_its_turn(interval: int) -> None:
+    table = table_of(a=1)
+    table.sample.problems = [Problem("x", "", "the first"), Problem("x", "", "the second")]
+    shown = []
+    for _ in range(12):
+        table.read_at += interval
+        shown.append(text(screen.draw(View("pod"), table, Status(interval), 80, 24)))
+    assert any("the first" in each for each in shown)
+    assert any("the second" in each for each in shown)
+
+
+def test_names_of_any_length_can_be_sorted() -> None:
+    names = ["vf 10", "vf 2", f"vf {'9' * 5000}", "vf 1"]
+    assert sorted(names, key=_natural) == ["vf 1", "vf 2", "vf 10", f"vf {'9' * 5000}"]
 
 
 # --- replay -----------------------------------------------------------------------------

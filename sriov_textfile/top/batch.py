@@ -83,7 +83,7 @@ def as_json(table: Table) -> str:
                 "name": row.name,
                 "pfs": row.pfs,
                 "numa_nodes": row.numa_nodes,
-                "vfs": [vf.address for vf in row.vfs],
+                "vfs": list(dict.fromkeys(vf.address for vf in row.vfs)),
                 "cpus_elsewhere": row.cpus_elsewhere,
                 **_numbers(row),
             }

@@ -45,16 +45,26 @@ class Options:
 def run(config: Config, options: Options, machine: Machine, write: Write) -> int:
     """Run until the user ends it, and return the exit code; `write` prints to standard output.
 
-    1 means that a sample is missing, damaged or was not recorded. Raises ProblemError if nothing
-    can be shown, and what `write` raises.
+    1 means that a sample is missing, damaged or was not recorded, however the run ended. Raises
+    ProblemError if nothing can be shown, and what `write` raises.
     """
+    result = _Result()
     with _ending_on_signals():
         try:
             if options.replay:
-                return _replay(config, options, write)
-            return _follow(config, options, machine, write)
+                _replay(config, options, write, result)
+            else:
+                _follow(config, options, machine, write, result)
         except KeyboardInterrupt:
-            return 0
+            pass
+    return int(not result.is_complete)
+
+
+@dataclass
+class _Result:
+    """What a run has achieved so far."""
+
+    is_complete: bool = True  # whether no sample is missing, damaged or was not recorded
 
 
 @contextmanager
@@ -62,7 +72,7 @@ def _ending_on_signals() -> Iterator[None]:
     """End like with `q` when asked to, or when the terminal's connection is lost."""
 
     def end(*_unused: object) -> None:
-        raise SystemExit(0)
+        raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
@@ -75,7 +85,9 @@ def _ending_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _follow(config: Config, options: Options, machine: Machine, write: Write) -> int:
+def _follow(
+    config: Config, options: Options, machine: Machine, write: Write, result: _Result
+) -> None:
     interval = config.interval or _INTERVAL
     recorder = Recorder(machine, options.record) if options.record else None
     if recorder and recorder.notice:
@@ -85,48 +97,53 @@ def _follow(config: Config, options: Options, machine: Machine, write: Write) ->
     if not first.pfs:
         hint = "run sriov-textfile doctor to see why"
         raise ProblemError(Problem("no-pf", "", "found no PF", hint))
-    if options.is_live:
-        _show(feeds.LiveFeed(source, interval, first), options, first)
-        complete = True
-    else:
-        lines = _Lines(options, write)
-        lines.print(first)
-        complete = _print(config, options, source.sample, interval, lines)
-    return int(not complete or bool(recorder and recorder.failure))
+    feed = feeds.LiveFeed(source, interval, first) if options.is_live else None
+    try:
+        if feed:
+            _show(feed, options, first)
+        else:
+            lines = _Lines(options, write)
+            lines.print(first)
+            _print(config, options, source.sample, interval, lines, result)
+    finally:
+        is_recorded = not (recorder and recorder.failure)
+        is_taken = feed.is_complete if feed else result.is_complete
+        result.is_complete = is_taken and is_recorded
 
 
 def _print(
-    config: Config, options: Options, take: Callable[[], Sample], interval: float, lines: _Lines
-) -> bool:
-    """Print a table each interval; return whether no sample is missing."""
+    config: Config,
+    options: Options,
+    take: Callable[[], Sample],
+    interval: float,
+    lines: _Lines,
+    result: _Result,
+) -> None:
+    """Print a table each interval."""
     log = Log(config.log_level, config.log_format)
-    complete = True
     started = ended = time.monotonic()
     samples = 0
     while not options.count or samples < options.count:
-        # No more than half of the time is spent on samples, however long they take.
-        due = max(started + interval, 2 * ended - started)
-        time.sleep(max(due - time.monotonic(), 0))
+        time.sleep(max(feeds.due(started, ended, interval) - time.monotonic(), 0))
         samples += 1
         started = time.monotonic()
         try:
             sample = take()
         except ProblemError as error:
             log.problems("top", {"error": [error.problem]}, complete=False)
-            complete = False
+            result.is_complete = False
         else:
             log.problems("top", {"warn": sample.problems})
             lines.print(sample)
         ended = time.monotonic()
-    return complete
 
 
-def _replay(config: Config, options: Options, write: Write) -> int:
+def _replay(config: Config, options: Options, write: Write, result: _Result) -> None:
     recording = Recording(options.replay)
     if options.is_live:
         feed = feeds.ReplayFeed(recording, config.interval or _INTERVAL)
         _show(feed, options, feed.table.sample)
-        return 0
+        return
     lines = _Lines(options, write)
     for number in range(len(recording)):
         if recording.is_first(number):
@@ -137,7 +154,10 @@ def _replay(config: Config, options: Options, write: Write) -> int:
             break
     if recording.damaged:
         write_line(f"sriov-textfile: skipped {recording.damage} of {options.replay}")
-    return int(bool(recording.damaged))
+        result.is_complete = False
+    if not lines.printed:
+        reason = f"{options.replay} has no two samples of one process to compare"
+        raise ProblemError(Problem("no-recording", options.replay, reason, "record for longer"))
 
 
 class _Lines:

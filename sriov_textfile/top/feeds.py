@@ -39,6 +39,14 @@ def _change(interval: float, key: str) -> float:
     return interval
 
 
+def due(started: float, ended: float, interval: float) -> float:
+    """Return when the next sample is due, by the times when the last one started and ended.
+
+    No more than half of the time is spent on samples, however long they take.
+    """
+    return max(started + interval, 2 * ended - started)
+
+
 class LiveFeed:
     """Takes a sample of the machine each interval, in a thread: it may take long or hang."""
 
@@ -52,8 +60,8 @@ class LiveFeed:
         self.table = self._meter.update(first)
         self._taken: list[Sample] = []
         self._task: Task | None = None
-        self._started = time.monotonic()
-        self._due = self._started + interval
+        self._started = self._ended = time.monotonic()
+        self.is_complete = True  # whether no sample is missing
 
     @property
     def _is_recording(self) -> bool:
@@ -63,18 +71,17 @@ class LiveFeed:
         """Return the rates since the last sample; the samples go on while the view is paused."""
         now = time.monotonic()
         if self._task is None:
-            if now >= self._due:
+            if now >= due(self._started, self._ended, self.status.interval):
                 self._started = now
                 self._task = Task(lambda: self._taken.append(self._take()))
             return None
         if not self._task.done:
             return None
-        task, self._task = self._task, None
-        # No more than half of the time is spent on samples, however long they take.
-        self._due = max(self._started + self.status.interval, 2 * now - self._started)
+        task, self._task, self._ended = self._task, None, now
         try:
             task.wait(0)
         except ProblemError as error:
+            self.is_complete = False
             self.status.message = error.problem.text
             return None
         self.status.message = ""
@@ -84,7 +91,6 @@ class LiveFeed:
     def press(self, key: str) -> None:
         """Change the interval."""
         self.status.interval = _change(self.status.interval, key)
-        self._due = min(self._due, self._started + self.status.interval)
 
 
 class ReplayFeed:
@@ -120,8 +126,7 @@ class ReplayFeed:
         if self._recording.is_first(self._at):
             self._meter = Meter()
         sample = self._recording.sample(self._at)
-        if self._recording.damaged:
-            self.status.message = f"skipped {self._recording.damage}"
+        self.status.message = "" if sample else f"skipped {self._recording.damage}"
         return self._meter.update(sample) if sample else None
 
     def press(self, key: str) -> Table | None:

@@ -10,6 +10,7 @@ from typing import Literal
 from sriov_textfile.top.sample import COUNTERS, Pf, Sample, Vf
 
 HISTORY_SECONDS = 60.0
+_LEAST_SECONDS = 1e-6  # between two samples; less is a damaged recording
 _RX_BYTES, _TX_BYTES = COUNTERS.index("rx_bytes"), COUNTERS.index("tx_bytes")
 
 Rates = Sequence["float | None"]  # per second, in the order of COUNTERS; None is unknown
@@ -74,7 +75,9 @@ class Row:
     @property
     def cpus_elsewhere(self) -> list[str]:
         """The NUMA nodes of its pods' CPUs, if the NIC of one of its VFs is on another node."""
-        nodes = {node for vf in self.vfs for node in vf.cpu_nodes}
+        if self.kind != "vf":
+            return sorted({node for vf in self.children for node in vf.cpus_elsewhere})
+        nodes = set(self.vfs[0].cpu_nodes)
         return sorted(nodes) if nodes and set(self.numa_nodes) - nodes else []
 
 
@@ -155,7 +158,7 @@ class Meter:
         for vf in pf.vfs:
             own = f"{key} {vf.number}"
             rates = _UNKNOWN
-            if seconds > 0 and not no_counters:
+            if seconds > _LEAST_SECONDS and not no_counters:
                 rates = self._rates(own, vf.counters, seconds)
             unknown = int(rates[_RX_BYTES] is None or rates[_TX_BYTES] is None)
             share = _share(rates, pf.speed_mbps)

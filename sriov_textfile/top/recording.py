@@ -7,6 +7,7 @@ one is begun: the newest samples are kept.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 
@@ -36,7 +37,7 @@ class Recorder:
         self.notice = ""  # that the file was a recording before
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
-            self._file = os.open(path, flags, 0o644)
+            self._file = self._locked(os.open(path, flags, 0o644))
             self._size = os.fstat(self._file).st_size
             if self._size:
                 _check_head(os.pread(self._file, 100, 0), path)
@@ -58,18 +59,35 @@ class Recorder:
                 self._record(sample.encode(taken).encode("utf-8", "replace") + b"\n")
             except OSError as error:
                 self.failure = self._problem(error)
+            except RecordingError as error:
+                self.failure = error.problem
         if self.failure:
             taken.problems.insert(0, self.failure)
         return taken
 
     def _record(self, line: bytes) -> None:
         if self._size + len(line) > _HALF_LIMIT:
-            os.rename(self._path, f"{self._path}.1")
+            older = f"{self._path}.1"
+            if os.path.exists(older):
+                with open(older, "rb") as file:
+                    _check_head(file.read(100), older)
+            os.rename(self._path, older)
             os.close(self._file)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._file, self._size = os.open(self._path, flags, 0o644), 0
+            self._file, self._size = self._locked(os.open(self._path, flags, 0o644)), 0
             self._begin(is_continued=True)
         self._write(line)
+
+    def _locked(self, file: int) -> int:
+        """Lock an open file for this process, and return it. Raises RecordingError."""
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(file)
+            reason = f"another process records to {self._path}"
+            problem = Problem("undelivered", self._path, reason, "choose another --record")
+            raise RecordingError(problem) from None
+        return file
 
     def _begin(self, is_continued: bool) -> None:
         head = {"recording": _FORMAT, "version": __version__, "continued": is_continued}

@@ -98,7 +98,7 @@ def draw(
     problems = table.sample.problems
     problem, more = status.message, ""
     if problems and not problem:
-        number = int(table.read_at / _PROBLEM_SECONDS) % len(problems)
+        number = int(table.read_at / max(_PROBLEM_SECONDS, status.interval)) % len(problems)
         problem = problems[number].text
         more = f" ({number + 1} of {len(problems)} problems)" if len(problems) > 1 else ""
     if problem:
@@ -179,7 +179,7 @@ def _keys(view: View, status: Status, width: int) -> Line:
 def _pfs(pfs: Sequence[Row], view: View, width: int, most: int) -> list[Line]:
     """Return a line for each PF, the busiest first: its traffic and the share of its link."""
     most = max(most, 2)
-    ordered = sorted(pfs, key=lambda pf: -(pf.share or 0))
+    ordered = sorted(pfs, key=lambda pf: -(pf.traffic or 0))
     shown = ordered if len(pfs) <= most else ordered[: most - 1]
     longest = max([len(pf.name) for pf in shown], default=0)
     lines = [_pf(pf, view, longest, width) for pf in shown]
@@ -236,8 +236,11 @@ class _Layout:
         self._blocks = blocks
         self._wide = wide = width >= columns.WIDE_WIDTH
         self._columns = columns.of(width)
-        self._addresses = wide and any(shown.row.kind == "vf" for shown in rows)
-        free = width - sum([column.width + 1 for column in self._columns]) - 13 * self._addresses
+        addresses = [shown.row.vfs[0].address for shown in rows if shown.row.kind == "vf"]
+        # Most have 12 characters, those of Intel VMD 13.
+        longest = max([len(address) for address in addresses], default=-1)
+        self._address = longest + 1 if wide else 0  # with a space before it
+        free = width - sum([column.width + 1 for column in self._columns]) - self._address
         sized = [shown for shown in rows if not shown.is_user]
         names = max([len(self._name(shown)) for shown in sized], default=0)
         seconds = max([len(self._second(shown)) for shown in sized], default=0)
@@ -275,14 +278,14 @@ class _Layout:
         view = self._view
         unit = "byte/s" if view.in_bytes else "bit/s"
         name, second = _HEADINGS[view.by]
-        groups = " " * (self._names + self._seconds + 1 + 13 * self._addresses)
+        groups = " " * (self._names + self._seconds + 1 + self._address)
         line = [
             (name.ljust(self._names)[: self._names], CURSOR if view.sort == NAME else HEAD),
             (" ", HEAD),
             (second.ljust(self._seconds)[: self._seconds], CURSOR if view.sort == SECOND else HEAD),
         ]
-        if self._addresses:
-            line.append((" PCI address ", HEAD))
+        if self._address:
+            line.append((" PCI address".ljust(self._address)[: self._address], HEAD))
         by_group: dict[str, int] = {}
         for column in self._columns:
             by_group[column.group] = by_group.get(column.group, 0) + column.width + 1
@@ -315,11 +318,12 @@ class _Layout:
             (shortened(printable(self._name(shown)), self._names).ljust(self._names + 1), ""),
             (shortened(printable(self._second(shown)), self._seconds).ljust(self._seconds), ""),
         ]
-        if self._addresses:
+        if self._address:
             address = row.vfs[0].address if row.kind == "vf" else ""
-            line.append((f" {shortened(address, 12):12}", ""))
+            address = shortened(printable(address), self._address - 1)
+            line.append((f" {address}".ljust(self._address), ""))
         for column in self._columns:
-            text = shortened(column.text(row, view.in_bytes), column.width)
+            text = shortened(printable(column.text(row, view.in_bytes)), column.width)
             line.append((" ", ""))
             line.append((text.rjust(column.width), _style(column, text, row)))
         if self._history:

@@ -166,7 +166,9 @@ _SWITCHES = {
 }
 
 
-def _natural(text: str) -> list[tuple[bool, int, str]]:
+def _natural(text: str) -> list[tuple[bool, int, str, str]]:
     """Return a sort key in which VF 2 comes before VF 10."""
-    parts = re.split(r"(\d+)", text)
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+    parts = re.split(r"([0-9]+)", text)
+    # Not as int: a damaged recording may have more digits than Python converts.
+    digits = [part.lstrip("0") if part[:1].isdigit() else "" for part in parts]
+    return [(part[:1].isdigit(), len(d), d, part) for part, d in zip(parts, digits, strict=True)]
