@@ -6,6 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sriov_textfile.top.rates import Row
+from sriov_textfile.top.sample import (
+    RX_BYTES,
+    RX_DROPPED,
+    RX_ERRORS,
+    RX_PACKETS,
+    TX_BYTES,
+    TX_DROPPED,
+    TX_ERRORS,
+    TX_PACKETS,
+)
 
 _BUSY = 0.8  # the share of a link from which it is marked
 
@@ -110,20 +120,23 @@ def _traffic(place: int) -> Text:
     return lambda row, in_bytes: rate(row, place, factor=1 if in_bytes else 8)
 
 
-def _rate(*places: int) -> Text:
-    return lambda row, in_bytes: rate(row, *places)
+def _rates(id: str, batch_title: str, title: str, group: str, *places: int) -> Column:
+    """Return the column of the sum of some rates."""
+    return Column(
+        id, batch_title, title, group, 6, _value(*places), lambda row, in_bytes: rate(row, *places)
+    )
 
 
 _TRAFFIC, _PACKETS, _LOST = "bit/s", "packet/s", "per s"
 
-RX = Column("rx", "rx-bit/s", "RX", _TRAFFIC, 6, _value(0), _traffic(0))
-TX = Column("tx", "tx-bit/s", "TX", _TRAFFIC, 6, _value(1), _traffic(1))
-_RX_PACKETS = Column("rx packets", "rx-packet/s", "RX", _PACKETS, 6, _value(2), _rate(2))
-_TX_PACKETS = Column("tx packets", "tx-packet/s", "TX", _PACKETS, 6, _value(3), _rate(3))
-DROPS = Column("drops", "drop/s", "DROP", _LOST, 6, _value(4, 5), _rate(4, 5))
-_RX_DROPS = Column("rx drops", "rx-drop/s", "RXDROP", _LOST, 6, _value(4), _rate(4))
-_TX_DROPS = Column("tx drops", "tx-drop/s", "TXDROP", _LOST, 6, _value(5), _rate(5))
-_ERRORS = Column("errors", "error/s", "ERR", _LOST, 6, _value(6, 7), _rate(6, 7))
+RX = Column("rx", "rx-bit/s", "RX", _TRAFFIC, 6, _value(RX_BYTES), _traffic(RX_BYTES))
+TX = Column("tx", "tx-bit/s", "TX", _TRAFFIC, 6, _value(TX_BYTES), _traffic(TX_BYTES))
+_RX_PACKETS = _rates("rx packets", "rx-packet/s", "RX", _PACKETS, RX_PACKETS)
+_TX_PACKETS = _rates("tx packets", "tx-packet/s", "TX", _PACKETS, TX_PACKETS)
+DROPS = _rates("drops", "drop/s", "DROP", _LOST, RX_DROPPED, TX_DROPPED)
+_RX_DROPS = _rates("rx drops", "rx-drop/s", "RXDROP", _LOST, RX_DROPPED)
+_TX_DROPS = _rates("tx drops", "tx-drop/s", "TXDROP", _LOST, TX_DROPPED)
+_ERRORS = _rates("errors", "error/s", "ERR", _LOST, RX_ERRORS, TX_ERRORS)
 LINK = Column("link", "link", "LINK", "", 6, _share, lambda row, in_bytes: link(row))
 NUMA = Column(
     "numa",

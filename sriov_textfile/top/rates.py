@@ -7,11 +7,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sriov_textfile.top.sample import COUNTERS, Pf, Sample, Vf
+from sriov_textfile.top.sample import (
+    COUNTERS,
+    RX_BYTES,
+    RX_DROPPED,
+    RX_ERRORS,
+    TX_BYTES,
+    TX_DROPPED,
+    TX_ERRORS,
+    Pf,
+    Sample,
+    Vf,
+)
 
 HISTORY_SECONDS = 60.0
 _LEAST_SECONDS = 1e-6  # between two samples; less is a damaged recording
-_RX_BYTES, _TX_BYTES = COUNTERS.index("rx_bytes"), COUNTERS.index("tx_bytes")
 
 Rates = Sequence["float | None"]  # per second, in the order of COUNTERS; None is unknown
 _UNKNOWN: Rates = (None,) * len(COUNTERS)
@@ -54,17 +64,17 @@ class Row:
     @property
     def traffic(self) -> float | None:
         """Bytes received and sent per second."""
-        return self.rate(_RX_BYTES, _TX_BYTES)
+        return self.rate(RX_BYTES, TX_BYTES)
 
     @property
     def dropped(self) -> float | None:
         """Packets dropped per second."""
-        return self.rate(4, 5)
+        return self.rate(RX_DROPPED, TX_DROPPED)
 
     @property
     def errors(self) -> float | None:
         """Errors per second."""
-        return self.rate(6, 7)
+        return self.rate(RX_ERRORS, TX_ERRORS)
 
     @property
     def is_idle(self) -> bool:
@@ -160,7 +170,7 @@ class Meter:
             rates = _UNKNOWN
             if seconds > _LEAST_SECONDS and not no_counters:
                 rates = self._rates(own, vf.counters, seconds)
-            unknown = int(rates[_RX_BYTES] is None or rates[_TX_BYTES] is None)
+            unknown = int(rates[RX_BYTES] is None or rates[TX_BYTES] is None)
             share = _share(rates, pf.speed_mbps)
             row = Row("vf", own, f"{name} {vf.number}", [name], [vf], nodes, rates, unknown)
             row.speed_mbps, row.share = pf.speed_mbps, share
@@ -221,7 +231,7 @@ def _sum(rows: Sequence[Row]) -> Rates:
 
 def _share(rates: Rates, speed_mbps: int | None) -> float | None:
     """Return the share of a link that the busier direction fills."""
-    known = [rate for rate in rates[:2] if rate is not None]
+    known = [rate for rate in (rates[RX_BYTES], rates[TX_BYTES]) if rate is not None]
     return max(known) * 8 / (speed_mbps * 1e6) if known and speed_mbps else None
 
 

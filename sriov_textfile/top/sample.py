@@ -22,6 +22,10 @@ COUNTERS = (
     "rx_errors",
     "tx_errors",
 )
+# Their places in it.
+RX_BYTES, TX_BYTES, RX_PACKETS, TX_PACKETS, RX_DROPPED, TX_DROPPED, RX_ERRORS, TX_ERRORS = range(
+    len(COUNTERS)
+)
 # A VF that no pod uses: its netdev is the host's, it is bound to vfio-pci, its netdev is in another
 # network namespace, or it is bound to no driver.
 USERS = ("pod", "host", "vfio", "netns", "free", "unknown")

@@ -10,6 +10,7 @@ from sriov_textfile.log import printable
 from sriov_textfile.table import shortened
 from sriov_textfile.top import columns
 from sriov_textfile.top.rates import HISTORY_SECONDS, History, Row, Table
+from sriov_textfile.top.sample import RX_DROPPED, RX_ERRORS, TX_DROPPED, TX_ERRORS
 from sriov_textfile.top.view import NAME, SECOND, TRAFFIC, Shown, View
 
 # Styles; "" is plain. What they mark is marked by characters too.
@@ -26,6 +27,7 @@ BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"  # for a sparkline, from 
 _LEAST_HOST = 8  # columns of the host's name
 _LEAST_HISTORY, _MOST_HISTORY = 18, 60  # columns of the sparkline
 _BAR = 14
+_LOSSES = (RX_DROPPED, TX_DROPPED, RX_ERRORS, TX_ERRORS)
 _PROBLEM_SECONDS = 5.0  # for each, if there are several
 _FIRST = "measuring: the second sample has the first rates"
 
@@ -219,7 +221,7 @@ def _details(row: Row, view: View, width: int) -> list[Line]:
     if row.kind == "pf":
         about = f"{row.name}: {columns.count(row)}, driver {row.driver or 'none'}"
         about += f", {columns.no_counters(row)}" if row.no_counters else ""
-    rx_dropped, tx_dropped, rx_errors, tx_errors = [columns.rate(row, n) for n in range(4, 8)]
+    rx_dropped, tx_dropped, rx_errors, tx_errors = [columns.rate(row, n) for n in _LOSSES]
     more = f"dropped/s RX {rx_dropped} TX {tx_dropped}, errors/s RX {rx_errors} TX {tx_errors}"
     more += f", NUMA node {','.join(row.numa_nodes) or 'unknown'}"
     if row.cpus_elsewhere:
