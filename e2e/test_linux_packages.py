@@ -276,6 +276,7 @@ def test_tab_completes_commands_flags_and_values(checker: Debian, shell: str, ty
     with pexpect.spawn(
         command[0], command[1:], env=environment(), encoding="utf-8", dimensions=(50, 200)
     ) as terminal:
+        terminal.expect("# ")  # The shell drops what is typed before it has set up the terminal.
         terminal.sendline(f"PS1='ready> '; PROMPT_EOL_MARK=; {setup}; echo set-up-$((40 + 2))")
         terminal.expect("set-up-42")
         terminal.expect("ready> ")
