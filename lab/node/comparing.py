@@ -154,6 +154,22 @@ def _pools(node: Node, allocated: list[str]) -> tuple[Expected, Expected]:
     )
 
 
+def without_device_plugin(truths: list[Expected]) -> list[Expected]:
+    """Return what a page must have while the kubelet waits for the device plugin to register.
+
+    It knows which devices it has assigned, and has none to assign.
+    """
+    changed = []
+    for one in truths:
+        series = one.series
+        if one.metric == "sriov_device_allocatable":
+            series = {}
+        elif one.metric == "sriov_device_allocated":
+            series = {pool: number for pool, number in series.items() if number}
+        changed.append(one._replace(series=series))
+    return changed
+
+
 def ones(labels: Iterable[tuple[str, ...]]) -> Series:
     return dict.fromkeys(labels, 1)
 

@@ -56,6 +56,7 @@ class Node:
         self.removes_cgroups = self.version >= 22  # Before, they stay for minutes.
         self.pods: dict[str, dict[str, Any]] = {}  # by name, without the node's
         self._unit("device-plugin", PLUGIN_UNIT)
+        sh("systemctl restart device-plugin")
         CONTAINERD.write_text(containerd_configuration("systemd"))
         sh("systemctl restart containerd")
         each = "for image in *.tar; do ctr -n k8s.io images import --local $image; done"
@@ -96,13 +97,12 @@ class Node:
             if self.version < 24:
                 flags.append("--container-runtime=remote")
         CONFIGURATION.write_text(json.dumps(configuration))
-        known = device_plugin_log()
         self._unit("kubelet", KUBELET_UNIT.format(command=" ".join([str(KUBELET), *flags])))
-        wait("the devices", lambda: "knows the devices" in device_plugin_log()[len(known) :])
+        wait("the devices", restart_kubelet())
 
     def _unit(self, name: str, text: str) -> None:
         Path(f"/etc/systemd/system/{name}.service").write_text(text)
-        sh(f"systemctl daemon-reload && systemctl restart {name}")
+        sh("systemctl daemon-reload")
 
     def run(self, *pods: dict[str, Any], starting: str = "", ended: str = "") -> None:
         """Run exactly these pods: start those that do not run, and end the others.
@@ -147,8 +147,18 @@ def containerd_configuration(driver: str) -> str:
     return re.sub(r"SystemdCgroup = \w+", f"SystemdCgroup = {systemd}", settings)
 
 
-def device_plugin_log() -> str:
-    return sh("journalctl -u device-plugin -o cat --no-pager")
+def restart_kubelet() -> Callable[[], bool]:
+    """Restart the kubelet. Return a condition: the device plugin has registered with it again.
+
+    Until then, the kubelet has no devices to assign.
+    """
+
+    def registrations() -> int:
+        return sh("journalctl -u device-plugin -o cat --no-pager").count("knows the devices")
+
+    before = registrations()
+    sh("systemctl restart kubelet")
+    return lambda: registrations() > before
 
 
 def wait(what: str, condition: Callable[[], object], seconds: float = 120) -> None:

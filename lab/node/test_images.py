@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import truth
 import yaml
-from common import parse, sh
+from common import parse
 from comparing import compare, failures
 from conftest import Loop
-from kubernetes import Node, wait
+from kubernetes import Node, restart_kubelet, wait
 from pods import BY_NAME
 
 DEPLOYMENT = Path("/lab/checkout/deployment")
@@ -115,7 +115,7 @@ def test_doctor_in_the_container(node: Node) -> None:
 
 def test_after_a_restart_of_the_kubelet(node: Node) -> None:
     """A mounted folder shows the kubelet's new socket. A mounted file is the old one."""
-    sh("systemctl restart kubelet")
+    wait("the devices", restart_kubelet())
     wait(HTTP, with_page(HTTP))
     compare(node, lambda: get(HTTP))
     compare(node, textfile)
