@@ -227,7 +227,7 @@ def _connect(path: str) -> socket.socket:
 
 
 def _exchange(connection: socket.socket, netdev: str) -> bytes:
-    connection.send(rtnetlink._request(netdev, 1))
+    connection.send(rtnetlink.request(netdev, 1))
     length = connection.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
     return connection.recv(length)
 

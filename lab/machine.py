@@ -54,8 +54,8 @@ def build(requirements: list[str]) -> Path:
 
 def tree() -> Path:
     """Return a directory tree with a Debian root file system, with PACKAGES and the kernels."""
-    recipe = [*PACKAGES, *kernels.KERNELS.values(), *kernels.UNNEEDED, *kernels.INITRD_MODULES]
-    root = CACHE / f"lab-tree-{key(SUITE, *recipe)}"
+    recipe = (PACKAGES, kernels.KERNELS, kernels.PACKAGES, kernels.UNNEEDED, kernels.INITRD_MODULES)
+    root = CACHE / f"lab-tree-{key(SUITE, repr(recipe))}"
     if root.is_dir():
         return root
     _remove_all_but_newest("lab-tree-*")
@@ -101,7 +101,10 @@ def download(requirements: list[str], folder: Path) -> None:
 
 
 def _remove_all_but_newest(names: str) -> None:
-    """Remove the builds of older recipes: each takes a gigabyte."""
-    folders = sorted(CACHE.glob(names), key=lambda folder: folder.stat().st_mtime)
-    for folder in folders[:-1]:
+    """Remove the builds of older recipes: each takes a gigabyte.
+
+    A name with a dot is that of a build that another process has begun.
+    """
+    complete = [folder for folder in CACHE.glob(names) if "." not in folder.name]
+    for folder in sorted(complete, key=lambda folder: folder.stat().st_mtime)[:-1]:
         shutil.rmtree(folder)

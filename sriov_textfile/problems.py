@@ -65,6 +65,11 @@ def cause(error: Exception, path: str = "") -> str:
     return f"{path}: {reason}" if path else reason
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `no VFs`, `1 VF`, `2 VFs`."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
 def unexpected(subject: str, error: Exception, last_read: str = "") -> Problem:
     """Return the problem of an error that the program does not handle, in reading `subject`."""
     reason = f"{subject} failed unexpectedly: {type(error).__name__}: {error}"

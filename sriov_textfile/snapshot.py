@@ -13,7 +13,7 @@ import time
 from sriov_textfile.deadline import Task
 from sriov_textfile.held_back import BELIEVED_AFTER, Past, judge
 from sriov_textfile.host import pci, readers, rtnetlink, vfsysfs
-from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, cause, unexpected
+from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, cause, counted, unexpected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,6 @@ class Snapshot:
         self._rtnetlink: Rtnetlink | None = None
         self._memory = memory or Memory()
         self._found: list[Pf] = []  # the PFs of the machine, also those that the flags leave out
-        self._counters: dict[Pf, VfCounters] = {}
         self._values: dict[object, object] = {}
         self._unreadable: dict[object, Problem] = {}
 
@@ -107,7 +106,6 @@ class Snapshot:
         if self._rtnetlink:
             self._rtnetlink.close()
         self._values.clear()
-        self._counters.clear()
 
     def fail(self, problem: Problem) -> None:
         """Record a failure after which the collection can continue."""
@@ -189,7 +187,10 @@ class Snapshot:
                 reason = f": {os.strerror(error)}" if error else ""
                 raise rtnetlink.NetlinkError(f"a dump of all links lacks {netdev}{reason}")
             memory.too_large[netdev] = False
-        reason = f"the kernel cannot describe {netdev} with its VFs, even in a dump (EMSGSIZE)"
+        reason = (
+            f"the kernel cannot describe {netdev} with its VFs (EMSGSIZE), and a dump of all links"
+            " ended before it"
+        )
         raise ProblemError(Problem("emsgsize", netdev, reason, rtnetlink.EMSGSIZE_HINT))
 
     def _numbers_of_vfs(self) -> list[tuple[str, int]]:
@@ -242,11 +243,16 @@ class Snapshot:
         the readers before it had no counters for. A failure is recorded, and the next reader tried.
         The counters of a VF are held back if all of them are 0 and may be false.
         """
-        if not self._counters:
-            found = {each: self._read_counters(each) for each in self.pfs}
-            self._hold_back(found)
-            self._counters = found
-        return self._counters[pf]
+        about = "the VF counters"
+        counters = self._once(
+            about, about, self._read_all_counters, lambda error: unexpected(about, error)
+        )
+        return counters[pf]
+
+    def _read_all_counters(self) -> dict[Pf, VfCounters]:
+        found = {pf: self._read_counters(pf) for pf in self.pfs}
+        self._hold_back(found)
+        return found
 
     def _hold_back(self, found: dict[Pf, VfCounters]) -> None:
         """Remove the counters that are held back, and record them as left out."""
@@ -541,7 +547,7 @@ def _names(pf: Pf) -> dict[int, str]:
 
 
 def _held_back(pf: Pf, count: int) -> Problem:
-    what = f"{count} VF{'' if count == 1 else 's'} of {pf.netdev or pf.address}"
+    what = f"{counted(count, 'VF')} of {pf.netdev or pf.address}"
     reason = f"all counters of {what} fell to 0 or are missing, as they are while a NIC resets"
     minutes = BELIEVED_AFTER // 60
     hint = f"see dmesg; they are left out until they grow, for at most {minutes} minutes"

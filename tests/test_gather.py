@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sriov_textfile import deadline, flags, gather
+from sriov_textfile import deadline, flags, gather, snapshot
 from sriov_textfile.collectors import vfstats
 from sriov_textfile.gather import Gatherer
 from sriov_textfile.host import rtnetlink
@@ -54,6 +54,24 @@ def test_a_failed_collector_does_not_affect_the_others(
     assert len(run.log.splitlines()) == 1
     assert "vfstats failed unexpectedly: RuntimeError: no such luck" in run.log
     assert "code=unexpected subject=vfstats" in run.log
+
+
+def test_counters_that_cannot_be_had_are_read_once(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+
+    def fail(*arguments: object) -> None:
+        reads.append(arguments)
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(snapshot, "judge", fail)
+    run = make_host(SimulatedPf(vfs=2)).collect()
+    assert len(reads) == 1
+    assert (run.code, len(run.log.splitlines())) == (0, 1)
+    assert "code=unexpected" in run.log
+    for collector in ("vfstats", "pfinfo"):
+        assert run.value("sriov_scrape_collector_success", collector=collector) == "0"
 
 
 def test_a_series_is_written_once_if_two_pfs_have_the_same_vf(make_host: MakeHost) -> None:

@@ -70,7 +70,7 @@ def test_sysfs_matches_a_real_host(tmp_path: Path) -> None:
 
 def test_an_unknown_netdev_gets_the_same_error_as_from_the_kernel(make_host: MakeHost) -> None:
     host = make_host()
-    request = rtnetlink._request("nosuch", 7)
+    request = rtnetlink.request("nosuch", 7)
     ours = host.server.answer(request)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as kernel:
         kernel.connect((0, 0))

@@ -120,15 +120,13 @@ def debian_packages(packages: Sequence[str], folder: Path, suite: str = "") -> P
         return folder
     say(f"fetching {', '.join(packages)}")
     options = _apt_options(suite)
-    new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    debs = new / "debs"
-    debs.mkdir(parents=True)
-    run(["apt-get", "-q", *options, "download", *packages], tries=3, cwd=debs)
-    for deb in sorted(debs.iterdir()):
-        run(["dpkg", "-x", deb, new])
-    shutil.rmtree(debs)
-    new.rename(folder)
+    with new_folder(folder) as new:
+        debs = new / "debs"
+        debs.mkdir()
+        run(["apt-get", "-q", *options, "download", *packages], tries=3, cwd=debs)
+        for deb in sorted(debs.iterdir()):
+            run(["dpkg", "-x", deb, new])
+        shutil.rmtree(debs)
     return folder
 
 

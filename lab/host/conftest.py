@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import socket
 import subprocess
 import tempfile
 import threading
@@ -99,13 +100,11 @@ def only_counters(vfs: peers.Vfs) -> dict[int, dict[str, int]]:
 
 def request_link(netdev: str) -> bytes:
     """Return the kernel's raw RTM_GETLINK reply for a netdev."""
-    connection = rtnetlink.Rtnetlink("", time.monotonic() + 10)
-    try:
-        connection._sequence = 1
-        connection._socket.send(rtnetlink._request(netdev, 1))
-        return connection._receive()
-    finally:
-        connection.close()
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as connection:
+        connection.settimeout(10)
+        connection.connect((0, 0))
+        connection.send(rtnetlink.request(netdev, 1))
+        return connection.recv(1 << 20)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from sriov_textfile.doctor import drivers
 from sriov_textfile.doctor.report import Finding, Report, Textfile
 from sriov_textfile.host import rtnetlink
 from sriov_textfile.inventory import Pf, Vf
-from sriov_textfile.problems import Problem
+from sriov_textfile.problems import Problem, counted
 
 # Drivers that assign a device to a virtual machine or to a program in userspace.
 _USERSPACE_DRIVERS = ("vfio-pci", "igb_uio", "uio_pci_generic", "pci-stub")
@@ -255,7 +255,8 @@ def _no_counters(report: Report) -> Iterator[Finding]:
         yield Finding(
             "no-counters",
             pf.netdev,
-            f"no reader has counters for {len(without)} of {_vfs(len(pf.vfs))} of {pf.netdev}",
+            f"no reader has counters for {len(without)} of {counted(len(pf.vfs), 'VF')} of"
+            f" {pf.netdev}",
             "; ".join(f"{reader.name}: {reader.why_not}" for reader in pf.readers),
             hint,
         )
@@ -266,8 +267,8 @@ def _only_zeros(report: Report) -> Iterator[Finding]:
         served = {reader.name: reader.vfs for reader in pf.readers}
         counters = [vf.counters for vf in pf.vfs if vf.counters]
         above_0 = any(any(values.values()) for values in counters)
-        counted = above_0 or any(vf.held_back_since is not None for vf in pf.vfs)
-        if not (served["netlink"] and counters) or counted:
+        has_counted = above_0 or any(vf.held_back_since is not None for vf in pf.vfs)
+        if not (served["netlink"] and counters) or has_counted:
             continue
         evidence = [text for vf in pf.vfs if (text := _in_use(vf))]
         row = drivers.row(pf)
@@ -277,7 +278,7 @@ def _only_zeros(report: Report) -> Iterator[Finding]:
         yield Finding(
             "only-zeros",
             pf.netdev,
-            f"all counters of the {_vfs(len(counters))} of {pf.netdev} are 0{although}",
+            f"all counters of the {counted(len(counters), 'VF')} of {pf.netdev} are 0{although}",
             f"{_why_zeros(pf, row)}; without VF counters the kernel reports 0, indistinguishable"
             " from idle VFs",
             "use a driver with VF counters (docs/hardware.md); until then leave the zeros out:"
@@ -294,10 +295,6 @@ def _why_zeros(pf: Pf, row: drivers.Row | None) -> str:
         f"either all of them are idle, or driver {pf.driver}, which has VF counters in current"
         " kernels, has none in this one"
     )
-
-
-def _vfs(count: int) -> str:
-    return f"{count} VF{'' if count == 1 else 's'}"
 
 
 def _in_use(vf: Vf) -> str:
@@ -331,8 +328,8 @@ def _dumped(report: Report) -> Iterator[Finding]:
             yield Finding(
                 "emsgsize",
                 pf.netdev,
-                f"the kernel describes {pf.netdev} with its {_vfs(len(pf.vfs))} only in a dump of"
-                " all links: for one message it reserves too little space (EMSGSIZE)",
+                f"the kernel describes {pf.netdev} with its {counted(len(pf.vfs), 'VF')} only in a"
+                " dump of all links: for one message it reserves too little space (EMSGSIZE)",
                 "the metrics are complete, but each collection makes the kernel describe the VFs of"
                 " all PFs, some of them twice; the first collection of a process, which is each run"
                 " of a timer, also leaves a warning in the kernel's log",
@@ -359,8 +356,9 @@ def _rdma(report: Report) -> Iterator[Finding]:
             yield Finding(
                 "rdma-exclusive",
                 pf.netdev or pf.address,
-                f"{len(hidden)} of {_vfs(len(pf.vfs))} of {pf.netdev or pf.address} have no RDMA"
-                " device in this network namespace, and the RDMA subsystem is in exclusive mode",
+                f"{len(hidden)} of {counted(len(pf.vfs), 'VF')} of {pf.netdev or pf.address} have"
+                " no RDMA device in this network namespace, and the RDMA subsystem is in exclusive"
+                " mode",
                 "a device that was moved to a pod is visible only there: its sriov_vf_rdma_*"
                 " metrics are missing on the host",
                 "put options ib_core netns_mode=1 into /etc/modprobe.d and reboot, unless pods must"

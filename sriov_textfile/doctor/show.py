@@ -14,7 +14,7 @@ from sriov_textfile.collectors import vfstats
 from sriov_textfile.doctor.report import Finding, Report, Textfile
 from sriov_textfile.inventory import Container, Cpus, Kubelet, Pf, ReaderUse, Vf
 from sriov_textfile.log import printable
-from sriov_textfile.problems import Problem
+from sriov_textfile.problems import Problem, counted
 from sriov_textfile.table import aligned
 
 # SGR parameters (ECMA-48).
@@ -67,7 +67,7 @@ class _Text:
 
     def report(self, report: Report) -> Iterator[_Line]:
         """Yield all lines: the number of findings, the facts, the findings."""
-        count = _count(len(report.findings), "finding")
+        count = counted(len(report.findings), "finding")
         title = f"{report.host}, {report.kernel}, {report.time}: {count}"
         style = _RED if report.findings else _GREEN
         yield from self._wrapped(style, "", f"{title}, see below" if report.findings else title)
@@ -119,10 +119,6 @@ class _Text:
             yield style, line
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
-
-
 def _nothing_found(report: Report) -> str:
     checked = {
         "pods": report.inventory.kubelet.asked and not report.inventory.kubelet.problem,
@@ -152,7 +148,7 @@ def _pf_facts(pf: Pf) -> list[tuple[str, str]]:
 def _serves(reader: ReaderUse, pf: Pf) -> str:
     if not reader.vfs and reader.why_not:
         return reader.why_not
-    serves = f"serves {_count(reader.vfs, 'VF')}"
+    serves = f"serves {counted(reader.vfs, 'VF')}"
     if reader.vfs and not any(any(vf.counters.values()) for vf in pf.vfs):
         serves += "; all counters are 0"
     return f"{serves}; {reader.why_not}" if reader.why_not else serves
@@ -249,7 +245,7 @@ def _pods(kubelet: Kubelet) -> str:
         return "not checked: --collector.kubepoddevice is off"
     if kubelet.problem:
         return kubelet.problem.reason
-    devices = _count(kubelet.devices, "PCI device")
+    devices = counted(kubelet.devices, "PCI device")
     return f"use {devices} (from the kubelet at {kubelet.socket})"
 
 

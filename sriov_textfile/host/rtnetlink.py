@@ -224,7 +224,7 @@ class Rtnetlink:
         Raises NetlinkError, NetlinkDecodeError.
         """
         self._sequence += 1
-        reply = self._exchange(netdev, _request(netdev, self._sequence))
+        reply = self._exchange(netdev, request(netdev, self._sequence))
         _raise_refusal(reply, netdev)
         link = decode_link(reply)
         if link.name != netdev:
@@ -245,7 +245,7 @@ class Rtnetlink:
         self._sequence += 1
         self._exchange(what, _noop(self._sequence), _DUMP_BUFFER)  # without the RTNL lock
         self._sequence += 1
-        part = self._exchange(what, _request("", self._sequence))
+        part = self._exchange(what, request("", self._sequence))
         links: dict[str, bytes] = {}
         while True:
             for type, message in _messages(part):
@@ -294,7 +294,7 @@ def _unavailable(error: OSError) -> NetlinkError:
     )
 
 
-def _request(netdev: str, sequence: int) -> bytes:
+def request(netdev: str, sequence: int) -> bytes:
     """Return the request for a netdev, or for all if it is ""."""
     body = IFINFOMSG.pack(0, 0, 0, 0, 0) + _attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_VF))
     flags = NLM_F_REQUEST | NLM_F_DUMP

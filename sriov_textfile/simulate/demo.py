@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sriov_textfile import log, packages
+from sriov_textfile.problems import counted
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedHost, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import Pools, SimulatedContainer, SimulatedPod
@@ -205,8 +206,8 @@ def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
     with tempfile.TemporaryDirectory(prefix="sriov-demo-", dir=parent) as folder:
         simulated = DemoHost(Path(folder), [pf(number, vfs) for number in range(pfs)])
         node = SimulatedNode(Path(folder), pods(simulated.pfs), pools=pools(simulated.pfs))
-        sizes = f"{_count(pfs, 'PF')} with {_count(vfs, 'VF')}{' each' if pfs > 1 else ''}"
-        log.write_line(f"simulated host: {sizes}, {_count(len(node.pods), 'pod')}")
+        sizes = f"{counted(pfs, 'PF')} with {counted(vfs, 'VF')}{' each' if pfs > 1 else ''}"
+        log.write_line(f"simulated host: {sizes}, {counted(len(node.pods), 'pod')}")
         over = threading.Event()
         clock = threading.Thread(target=_keep_counting, args=(simulated, over))
         paths = simulated.flags + node.flags
@@ -237,10 +238,6 @@ def next_steps() -> str:
             f"  {program} doctor          examines this machine instead",
         ]
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
 def _keep_counting(simulated: SimulatedHost, over: threading.Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sriov_textfile.problems import counted
 from sriov_textfile.top.rates import Row
 from sriov_textfile.top.sample import (
     RX_BYTES,
@@ -75,7 +76,7 @@ def users(row: Row) -> str:
 
 def count(row: Row) -> str:
     """Return the number of VFs of a pod or PF."""
-    return f"{len(row.vfs)} VF{'' if len(row.vfs) == 1 else 's'}"
+    return counted(len(row.vfs), "VF")
 
 
 def no_counters(pf: Row) -> str:
@@ -153,6 +154,7 @@ LOSSES = (DROPS, _RX_DROPS, _TX_DROPS, _ERRORS)
 NARROWEST = (RX, TX, DROPS, LINK)
 NARROW = (RX, TX, _RX_PACKETS, _TX_PACKETS, DROPS, _ERRORS, LINK, NUMA)
 WIDE = (RX, TX, _RX_PACKETS, _TX_PACKETS, _RX_DROPS, _TX_DROPS, _ERRORS, LINK, NUMA)
+_ALL = (RX, TX, _RX_PACKETS, _TX_PACKETS, *LOSSES, LINK, NUMA)
 
 NARROW_WIDTH, WIDE_WIDTH = 70, 110
 
@@ -165,8 +167,8 @@ def of(width: int) -> tuple[Column, ...]:
 
 
 VALUES: dict[str, Value] = {
+    **{column.id: column.value for column in _ALL},
     "traffic": lambda row: row.traffic,
-    **{column.id: column.value for column in {*NARROW, *WIDE}},
 }
 
 # The same as headings.
@@ -174,6 +176,6 @@ LABELS = {
     "traffic": "RX+TX",
     **{
         column.id: f"{column.title} {_PACKETS}" if column.group == _PACKETS else column.title
-        for column in {*NARROW, *WIDE}
+        for column in _ALL
     },
 }

@@ -12,7 +12,7 @@ import json
 import os
 
 from sriov_textfile import __version__
-from sriov_textfile.problems import Problem, ProblemError, cause
+from sriov_textfile.problems import Problem, ProblemError, cause, counted
 from sriov_textfile.top import sample
 from sriov_textfile.top.machine import Machine
 from sriov_textfile.top.sample import Sample
@@ -155,7 +155,7 @@ class Recording:
     @property
     def damage(self) -> str:
         """How many lines were found to be damaged, in words."""
-        return f"{len(self.damaged)} damaged line{'' if len(self.damaged) == 1 else 's'}"
+        return counted(len(self.damaged), "damaged line")
 
     def is_first(self, number: int) -> bool:
         """Whether a sample is the first of its process, whose clock is not that of the others."""

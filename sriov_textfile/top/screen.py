@@ -246,7 +246,10 @@ class _Layout:
         sized = [shown for shown in rows if not shown.is_user]
         names = max([len(self._name(shown)) for shown in sized], default=0)
         seconds = max([len(self._second(shown)) for shown in sized], default=0)
-        names, seconds = max(names, 4), max(seconds, 7)
+        names, seconds = (
+            max(longest, len(heading))
+            for longest, heading in zip((names, seconds), _HEADINGS[view.by], strict=True)
+        )
         self._history = min(free - names - seconds - 2, _MOST_HISTORY) if wide else 0
         if self._history < _LEAST_HISTORY:
             self._history = 0

@@ -14,7 +14,7 @@ from sriov_textfile.top.rates import Row, Table
 GROUPS = {"pod": 1, "vf": 0, "pf": 2}
 
 TRAFFIC, NAME, SECOND = "traffic", "name", "second"
-SORTS = (NAME, SECOND, *[column.id for column in columns.NARROW], TRAFFIC)
+SORTS = (NAME, SECOND, *columns.VALUES)  # also those that only screens of another width show
 
 
 @dataclass(frozen=True)
