@@ -326,15 +326,13 @@ RATE_LIMIT = Flag(
     "serve",
     "doctor",
 )
-JSON = Flag(
-    "json", boolean, "false", "print JSON; in top an object for each sample", "doctor", "top"
-)
+JSON = Flag("json", boolean, "false", "print JSON; in top, one object per sample", "doctor", "top")
 BATCH = Flag("batch", boolean, "false", "print plain lines, even on a terminal", "top")
 COUNT = Flag(
     "count",
     whole_number(0, 1_000_000),
     "0",
-    "print the rates so many times as plain lines, and exit; 0 means until interrupted",
+    "print this many samples as plain lines, and exit; 0 means until interrupted",
     "top",
 )
 BY = Flag(
