@@ -13,8 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    # The VFs' names by number, their counters, and whether a reader failed.
-    Port = tuple[dict[int, str], dict[int, dict[str, int]], bool]
+    from sriov_textfile.host.pci import Pf
+
+    # A PF or one of its ports, the counters of its VFs, and whether a reader failed.
+    Port = tuple[Pf, dict[int, dict[str, int]], bool]
 
 # Longer than a reset takes: mlx5_core waits for a command for at most 60 s, for a dump of the
 # firmware's state 60 s and for the firmware to start again 120 s (lib/tout.c); others are faster.
@@ -35,44 +37,75 @@ class Past:
     ) -> None:
         self.time = time  # of the collection, in seconds since 1970
         self.counted = counted  # VFs with a counter above 0
-        self.held_back = held_back or {}  # VFs that had counted before: since when
+        # VFs that had counted before, since when. Some are not listed now, as while the netdev of
+        # their PF is gone.
+        self.held_back = held_back or {}
+
+
+def names(pf: Pf) -> dict[int, str]:
+    """Return the names of a PF's VFs, by number; see Past."""
+    return {vf: f"{address} {pf.netdev}" for vf, address in pf.vfs.items()} if pf.port else pf.vfs
 
 
 def judge(
-    ports: Iterable[Port], recall: Callable[[], Past], created: Callable[[str], float]
+    ports: Iterable[Port],
+    past: Past | None,
+    recall: Callable[[], Past],
+    created: Callable[[str], float],
 ) -> Past:
-    """Return which VFs count now and which are held back; call `recall` for the past if need be.
+    """Return which VFs count now and which are held back.
 
-    A VF is held back if it had counted and all of its counters are 0 or missing: zeros may follow.
-    It is not if its device has been created since, or if that lasts. `created` returns when the
-    device of a VF was created, in seconds since 1970; 0 means unknown.
+    Without a `past`, `recall` is called for one if need be. A VF is held back if it had counted and
+    all of its counters are 0 or missing: zeros may follow. It is not if its device has been created
+    since, or if that lasts. `created` returns when the device at an address was created, in seconds
+    since 1970; 0 means unknown.
     """
     now = time.time()
     counted: list[str] = []
-    silent: dict[str, bool] = {}  # whether the VF's counters are missing because of a failure
-    for vfs, by_vf, failed in ports:
+    # The others: PF, number, and whether the counters are missing because of a failure.
+    silent: dict[str, tuple[Pf, int, bool]] = {}
+    for pf, by_vf, failed in ports:
         # Fast, because it is done for every VF at each collection: most have received a packet.
         received = [counters.get("rx_packets") for counters in by_vf.values()]
-        if len(received) == len(vfs) and all(received):
-            counted += vfs.values()
+        if len(received) == len(pf.vfs) and all(received):
+            counted += names(pf).values()
             continue
-        for vf, name in vfs.items():
+        for vf, name in names(pf).items():
             if any(by_vf.get(vf, {}).values()):
                 counted.append(name)
             else:
-                silent[name] = failed and vf not in by_vf
-    if not silent:
+                silent[name] = pf, vf, failed and vf not in by_vf
+    if not silent and (past is None or len(counted) >= len(past.counted) + len(past.held_back)):
         return Past(now, counted)
-    past = recall()
-    had_counted = silent.keys() & past.counted | silent.keys() & past.held_back.keys()
-    held_back = {}
-    for name in had_counted:
-        since = past.held_back.get(name)
-        if created(name) > (past.time if since is None else since):
+    held_back: dict[str, int] = {}
+    earlier = recall() if past is None else past
+    unlisted = {*earlier.counted, *earlier.held_back}.difference(counted, silent)
+    if past is not None:  # What was recalled has names for one port and for several.
+        for name in unlisted:
+            since = min(past.held_back.get(name, int(now)), int(now))
+            if now - since < BELIEVED_AFTER:
+                held_back[name] = since
+    had_counted = {name: name for name in silent.keys() & earlier.counted}
+    had_counted.update({name: name for name in silent.keys() & earlier.held_back.keys()})
+    if unlisted:
+        for name, (pf, vf, _) in silent.items():
+            for other in _other_names(pf, vf):
+                if other in unlisted:
+                    had_counted.setdefault(name, other)
+    for name, before in had_counted.items():
+        pf, vf, failed = silent[name]
+        known = earlier.held_back.get(before)
+        if created(pf.vfs[vf]) > (earlier.time if known is None else known):
             continue
         # Zeros may begin after a failure of any length. A time in the future is of a wrong clock.
-        if since is None or silent[name] or since > now:
-            since = int(now)
+        since = int(now) if known is None or failed or known > now else known
         if now - since < BELIEVED_AFTER:
             held_back[name] = since
     return Past(now, counted, held_back)
+
+
+def _other_names(pf: Pf, vf: int) -> tuple[str, ...]:
+    """Return the names that a VF had if its PF had more netdevs, fewer or none."""
+    address = pf.vfs[vf]
+    none = f"{address} "
+    return (none,) if pf.port else (f"{address} {pf.netdev}", none)

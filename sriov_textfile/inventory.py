@@ -141,7 +141,7 @@ def take(snapshot: Snapshot, describe_nic: DescribeNic | None) -> Inventory:
     except ProblemError as error:
         problem = error.problem
     rdma_shared = _rdma_shared(snapshot) if describe_nic else None
-    return Inventory(pfs, snapshot.left_out, problem, nics, kubelet, cpus, rdma_shared)
+    return Inventory(pfs, len(snapshot.left_out), problem, nics, kubelet, cpus, rdma_shared)
 
 
 def _add_details(snapshot: Snapshot, pfs: list[Pf]) -> None:
@@ -224,7 +224,7 @@ def _pf(snapshot: Snapshot, pf: pci.Pf, pods: Pods) -> Pf:
     config = snapshot.config
     counters = VfCounters()
     if "vfstats" in config.collectors:
-        counters = snapshot.vf_counters(pf)
+        counters = snapshot.vf_counters[pf]
     return Pf(
         address=pf.address,
         netdev=pf.netdev,

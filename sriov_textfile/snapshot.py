@@ -11,7 +11,7 @@ import os
 import time
 
 from sriov_textfile.deadline import Task
-from sriov_textfile.held_back import BELIEVED_AFTER, Past, judge
+from sriov_textfile.held_back import BELIEVED_AFTER, Past, judge, names
 from sriov_textfile.host import pci, readers, rtnetlink, vfsysfs
 from sriov_textfile.problems import OUT_OF_MEMORY, Problem, ProblemError, cause, counted, unexpected
 
@@ -94,7 +94,7 @@ class Snapshot:
         self.skipped: list[Problem] = []
         self.skips = 0
         self.reading = ""
-        self.left_out = 0  # PFs that the flags pf-include and pf-exclude leave out
+        self.left_out: list[Pf] = []  # that the flags pf-include and pf-exclude leave out
         self._rtnetlink: Rtnetlink | None = None
         self._memory = memory or Memory()
         self._found: list[Pf] = []  # the PFs of the machine, also those that the flags leave out
@@ -133,13 +133,11 @@ class Snapshot:
     def _select_pfs(self) -> list[Pf]:
         include, exclude = self.config.pf_include, self.config.pf_exclude
         self._found = pci.discover(self.config.sysbuspci, self.skip)
-        selected = [
-            pf
-            for pf in self._found
-            if (include is None or include.search(pf.netdev))
-            and (exclude is None or not exclude.search(pf.netdev))
-        ]
-        self.left_out = len(self._found) - len(selected)
+        selected: list[Pf] = []
+        for pf in self._found:
+            is_included = include is None or include.search(pf.netdev)
+            is_excluded = exclude is not None and exclude.search(pf.netdev)
+            (selected if is_included and not is_excluded else self.left_out).append(pf)
         return selected
 
     @property
@@ -236,21 +234,23 @@ class Snapshot:
         """Return a share of the time that is left, in seconds."""
         return max((self.deadline - time.monotonic()) * share, _MIN_SECONDS)
 
-    def vf_counters(self, pf: Pf) -> VfCounters:
-        """Return the counters of the PF's VFs; those of all PFs are read.
+    @property
+    def vf_counters(self) -> dict[Pf, VfCounters]:
+        """The counters of the VFs of all PFs; raises ProblemError.
 
         The readers are tried in the order of --collector.vfstatspriority, each for the VFs that
         the readers before it had no counters for. A failure is recorded, and the next reader tried.
-        The counters of a VF are held back if all of them are 0 and may be false.
+        The counters of a VF are held back if all of them are 0 and may be false. PFs that the flags
+        leave out because their netdev is gone, as it may be while a NIC resets, are there too.
         """
         about = "the VF counters"
-        counters = self._once(
+        return self._once(
             about, about, self._read_all_counters, lambda error: unexpected(about, error)
         )
-        return counters[pf]
 
     def _read_all_counters(self) -> dict[Pf, VfCounters]:
         found = {pf: self._read_counters(pf) for pf in self.pfs}
+        found.update({pf: VfCounters() for pf in self.left_out if not pf.netdev})
         self._hold_back(found)
         return found
 
@@ -260,27 +260,26 @@ class Snapshot:
 
         def recall() -> Past:
             self.reading = self.config.textfile_path
-            return memory.past or memory.recall()
+            return memory.recall()
 
-        ports = [(_names(pf), each.by_vf, bool(each.failures)) for pf, each in found.items()]
-        memory.past = judge(ports, recall, self._created)
+        ports = [(pf, counters.by_vf, bool(counters.failures)) for pf, counters in found.items()]
+        memory.past = judge(ports, memory.past, recall, self._created)
         if not memory.past.held_back:
             return
         for pf, counters in found.items():
             left_out = 0
-            for vf, name in _names(pf).items():
+            for vf, name in names(pf).items():
                 if name in memory.past.held_back:
                     counters.held_back[vf] = memory.past.held_back[name]
                     zeros = counters.by_vf.pop(vf, None)
                     left_out += bool(zeros or not counters.failures)
             if left_out:
-                self.skip(_held_back(pf, left_out), left_out)
+                self.skip(_held_back_problem(pf, left_out), left_out)
 
-    def _created(self, name: str) -> float:
+    def _created(self, address: str) -> float:
         """Return when a VF was created, in seconds since 1970, or 0 if that is unknown."""
         from sriov_textfile.host import age
 
-        address = name.partition(" ")[0]
         try:
             seconds = age.seconds(f"{self.config.sysbuspci}/{address}")
         except OSError:
@@ -541,12 +540,7 @@ class Snapshot:
         return value
 
 
-def _names(pf: Pf) -> dict[int, str]:
-    """Return the VFs' names by number; see held_back.Past."""
-    return {vf: f"{address} {pf.netdev}" for vf, address in pf.vfs.items()} if pf.port else pf.vfs
-
-
-def _held_back(pf: Pf, count: int) -> Problem:
+def _held_back_problem(pf: Pf, count: int) -> Problem:
     what = f"{counted(count, 'VF')} of {pf.netdev or pf.address}"
     reason = f"all counters of {what} fell to 0 or are missing, as they are while a NIC resets"
     minutes = BELIEVED_AFTER // 60

@@ -49,12 +49,12 @@ class Page:
 Collect = Callable[..., Page]
 
 
-def timer(host: Host, folder: Path) -> Collect:
+def timer(host: Host, folder: Path, *flags: str) -> Collect:
     """Return a collection by a process of its own, which replaces the file of the last one."""
     path = folder / "sriov.prom"
 
     def collect(*arguments: str) -> Page:
-        run = host.collect(f"--textfile.path={path}", *arguments)
+        run = host.collect(f"--textfile.path={path}", *flags, *arguments)
         assert run.code == 0
         return Page(path.read_text(), run.log)
 
@@ -69,7 +69,7 @@ def process(host: Host, folder: Path, *arguments: str) -> Collect:
 
 
 both = pytest.mark.parametrize("mode", [timer, process])
-Mode = Callable[[Host, Path], Collect]
+Mode = Callable[..., Collect]
 
 
 # --- what is held back ------------------------------------------------------------------
@@ -217,6 +217,125 @@ def test_a_vf_is_known_after_its_pf_was_renamed(
     page = collect()
     assert page.vfs("sriov_vf_rx_bytes", "renamed") == {}
     assert list(page.vfs(HELD_BACK, "renamed")) == [0]
+
+
+def without_netdevs(host: Host, *netdevs: str) -> Callable[[], None]:
+    """Take netdevs of the first PF away; return a function that brings them back."""
+    net = host.device(host.pfs[0].address) / "net"
+    for netdev in netdevs:
+        (net / netdev).rename(net.parent / netdev)
+
+    def restore() -> None:
+        for netdev in netdevs:
+            (net.parent / netdev).rename(net / netdev)
+
+    return restore
+
+
+@both
+@pytest.mark.parametrize(
+    "flags", [(), ("--collector.pf-include=^ens",), ("--collector.pf-exclude=^$",)]
+)
+def test_zeros_after_the_netdev_was_gone_are_held_back(
+    make_host: MakeHost, tmp_path: Path, mode: Mode, flags: tuple[str, ...]
+) -> None:
+    """Also if the flags leave out a PF without a netdev, be it the only one or not."""
+    host = make_host(
+        SimulatedPf(vfs=1, sysfs="none"),
+        SimulatedPf(address="0000:20:00.0", netdev="ens2", vfs=1, sysfs="none"),
+    )
+    collect = mode(host, tmp_path, *flags)
+    collect()
+    restore = without_netdevs(host, "ens1f0")
+    for _ in range(2):
+        page = collect()
+        assert list(page.vfs(HELD_BACK, "")) == [0]
+        assert list(page.vfs("sriov_vf_rx_bytes", "ens2")) == [0]
+        assert page.skipped
+    restore()
+    host.pfs[0].busy = {0}
+    page = collect()
+    assert page.vfs("sriov_vf_rx_bytes") == {}
+    assert list(page.vfs(HELD_BACK)) == [0]
+    host.pfs[0].busy = ()
+    assert collect().vfs("sriov_vf_rx_bytes") == {0: 3}
+
+
+@both
+def test_zeros_after_the_only_pf_had_no_netdev_are_held_back(
+    make_host: MakeHost, tmp_path: Path, mode: Mode
+) -> None:
+    host = make_host(SimulatedPf(vfs=1, sysfs="none"))
+    collect = mode(host, tmp_path, "--collector.pf-include=^ens")
+    collect()
+    restore = without_netdevs(host, "ens1f0")
+    assert list(collect().vfs(HELD_BACK, "")) == [0]
+    restore()
+    host.pfs[0].busy = {0}
+    assert list(collect().vfs(HELD_BACK)) == [0]
+
+
+@both
+@pytest.mark.parametrize("flag", ["--collector.pf-include=^other", "--collector.pf-exclude=^ens"])
+def test_vfs_of_a_pf_that_is_always_left_out_are_not_held_back(
+    make_host: MakeHost, tmp_path: Path, mode: Mode, flag: str
+) -> None:
+    host = make_host(SimulatedPf(vfs=1, sysfs="none"))
+    collect = mode(host, tmp_path, flag)
+    collect()
+    without_netdevs(host, "ens1f0")
+    assert HELD_BACK + "{" not in collect().text
+
+
+@both
+@pytest.mark.parametrize("gone", [("second",), ("ens1f0",), ("ens1f0", "second")])
+def test_zeros_of_a_port_after_its_netdev_was_gone_are_held_back(
+    make_host: MakeHost, tmp_path: Path, mode: Mode, gone: tuple[str, ...]
+) -> None:
+    if mode is timer and len(gone) == 1:
+        pytest.skip("the file has nothing of a port that the collection before did not see")
+    host = make_host(SimulatedPf(vfs=1, sysfs="none", second_port="second"))
+    collect = mode(host, tmp_path)
+    collect()
+    restore = without_netdevs(host, *gone)
+    for netdev in {"ens1f0", "second"} - set(gone):
+        assert collect().vfs("sriov_vf_rx_bytes", netdev) == {0: 3}
+    host.pfs[0].busy = {0}
+    page = collect()  # The port that is left now, too, begins to read 0.
+    assert page.vfs("sriov_vf_rx_bytes") == page.vfs("sriov_vf_rx_bytes", "second") == {}
+    restore()
+    for _ in range(2):
+        page = collect()
+        assert page.vfs("sriov_vf_rx_bytes") == page.vfs("sriov_vf_rx_bytes", "second") == {}
+        assert list(page.vfs(HELD_BACK)) == list(page.vfs(HELD_BACK, "second")) == [0]
+    host.pfs[0].busy = ()
+    page = collect()
+    assert page.vfs("sriov_vf_rx_bytes") == page.vfs("sriov_vf_rx_bytes", "second") == {0: 3}
+
+
+@pytest.mark.parametrize("minutes", [1, 6])
+def test_a_process_remembers_the_vfs_of_a_pf_that_it_could_not_read(
+    make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    host = make_host(
+        SimulatedPf(vfs=1, sysfs="none"),
+        SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1, sysfs="none"),
+    )
+    collect = process(host, tmp_path)
+    collect()
+    total_vfs = host.device(host.pfs[0].address) / "sriov_totalvfs"
+    number = total_vfs.read_text()
+    total_vfs.unlink()
+    total_vfs.mkdir()  # Reading it is an error.
+    assert list(collect().vfs("sriov_vf_rx_bytes", "b")) == [0]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60 * minutes)
+    collect()
+    total_vfs.rmdir()
+    total_vfs.write_text(number)
+    host.pfs[0].busy = {0}
+    page = collect()
+    assert list(page.vfs(HELD_BACK)) == ([0] if minutes == 1 else [])
 
 
 @both

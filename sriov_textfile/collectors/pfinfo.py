@@ -47,4 +47,4 @@ def _readers(snapshot: Snapshot, pf: Pf) -> str:
     # With vfstats off the counters are not read, and the label alone is not worth reading them.
     if "vfstats" not in snapshot.config.collectors:
         return ""
-    return ",".join(snapshot.vf_counters(pf).served)
+    return ",".join(snapshot.vf_counters[pf].served)

@@ -43,8 +43,7 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
         "gauge",
         "When all counters of the VF, which had counted, fell to 0 or failed; they are left out.",
     )
-    for pf in snapshot.pfs:
-        found = snapshot.vf_counters(pf)
+    for pf, found in snapshot.vf_counters.items():
         counters = found.by_vf
         for vf, address in pf.vfs.items():
             series = labels(numa_node=pf.numa_node, pciAddr=address, pf=pf.netdev, vf=str(vf))

@@ -60,7 +60,7 @@ class Machine:
                 driver=pf.driver,
                 numa_node=pf.numa_node,
                 speed_mbps=self._speed(snapshot, device),
-                read_at=snapshot.vf_counters(device).read_at,
+                read_at=snapshot.vf_counters[device].read_at,
                 vfs=[
                     Vf(
                         number=vf.number,
