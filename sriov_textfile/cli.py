@@ -123,20 +123,23 @@ def _wrapped(start: str, text: str) -> str:
 
 
 def _demo(arguments: Sequence[str], command: str, values: flags.Values) -> int:
+    from contextlib import ExitStack
+
     from sriov_textfile.simulate import demo
 
-    try:
-        with demo.host(values[flags.PFS], values[flags.VFS]) as (paths, host):
-            code = run([*paths, *arguments], host)
-        if command == "collect" and code == 0 and not values[flags.TEXTFILE_PATH]:
-            for line in demo.next_steps().splitlines():
-                write_line(line)
-    except OSError as error:  # From creating the host: run() handles the errors of a collection.
-        write_line(
-            f"sriov-textfile: cannot create the simulated host: {error};"
-            " set TMPDIR to a writable directory"
-        )
-        return 1
+    with ExitStack() as stack:
+        try:
+            paths, host = stack.enter_context(demo.host(values[flags.PFS], values[flags.VFS]))
+        except OSError as error:
+            write_line(
+                f"sriov-textfile: cannot create the simulated host: {error};"
+                " set TMPDIR to a writable directory"
+            )
+            return 1
+        code = run([*paths, *arguments], host)
+    if command == "collect" and code == 0 and not values[flags.TEXTFILE_PATH]:
+        for line in demo.next_steps().splitlines():
+            write_line(line)
     return code
 
 
@@ -297,7 +300,7 @@ def _show(text: str) -> int:
     try:
         # Paths and netdev names may contain any bytes.
         once.print_all(text.encode("utf-8", "backslashreplace"))
-    except once.DeliveryError as error:
+    except once.OutputError as error:
         write_line(f"sriov-textfile: {error}")
         return 1
     return 0

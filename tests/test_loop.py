@@ -7,13 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sriov_textfile import __version__
+from sriov_textfile import __version__, flags
+from sriov_textfile.gather import Gatherer
+from sriov_textfile.log import Log
+from sriov_textfile.outputs import loop, once
 from sriov_textfile.simulate.host import SimulatedPf
 from tests.conftest import PROGRAM, Host, MakeHost
 
@@ -137,6 +141,39 @@ def test_a_loop_waits_for_the_reader_of_standard_output_and_can_be_stopped(
     program.terminate()
     assert program.wait(5) == 0
     assert problems_of(program) == []
+
+
+def test_without_a_path_the_loop_goes_on_after_a_collection_that_hung(
+    host: Host,
+    hanging_sysfs: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [*host.flags, "--timeout=100ms"]
+    config = flags.config(flags.parse(arguments)[1], host.rtnetlink)
+
+    class Delivery(once.Delivery):
+        """Deliveries until one has succeeded; after the first that fails, sysfs answers."""
+
+        def deliver(self) -> None:
+            try:
+                super().deliver()
+            except once.DeliveryError:
+                hanging_sysfs.set()
+                raise
+            raise SystemExit(0)
+
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            loop.run(Delivery(Gatherer(config, Log()), config), 0.05, Log())
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    out, log = capfd.readouterr()
+    assert ended.value.code == 0
+    assert "sriov_vf_rx_bytes{" in out
+    assert "code=hangs" in log
 
 
 def test_a_closed_standard_output_stops_the_loop_with_exit_1(start: Start) -> None:

@@ -9,13 +9,15 @@ import schedule
 
 from sriov_textfile.log import Log
 from sriov_textfile.outputs import once, systemd
+from sriov_textfile.problems import Problem
 
 
 def run(delivery: once.Delivery, interval: float, log: Log) -> None:
     """Collect at once and then again `interval` seconds after each collection's end.
 
-    A collection that cannot be delivered is logged, and the next one runs. SIGTERM or SIGINT
-    ends the loop at once, with SystemExit, even in the middle of a collection. systemd is notified
+    A collection that cannot be delivered is logged, and the next one runs; but a standard output
+    that cannot be written ends the loop, with SystemExit. So does SIGTERM or SIGINT, at once, even
+    in the middle of a collection. systemd is notified
     that the service is ready after the first collection, and then of every turn of the loop.
     """
     stopped = False
@@ -26,14 +28,15 @@ def run(delivery: once.Delivery, interval: float, log: Log) -> None:
         raise SystemExit(0)
 
     def collect() -> None:
-        undelivered = []
+        undelivered: list[Problem] = []
         try:
             delivery.deliver()
+        except once.OutputError as error:  # A closed standard output cannot be reopened.
+            log.problems("delivery", {"error": [error.problem]})
+            raise SystemExit(1) from None
         except once.DeliveryError as error:
             undelivered.append(error.problem)
         log.problems("delivery", {"error": undelivered})
-        if undelivered and not delivery.path:  # A closed standard output cannot be reopened.
-            raise SystemExit(1)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

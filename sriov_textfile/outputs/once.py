@@ -33,7 +33,11 @@ class DeliveryError(ProblemError):
     """Raised when the metrics could not be delivered; the old file is then unchanged."""
 
 
-class ClosedPipeError(DeliveryError):
+class OutputError(DeliveryError):
+    """Raised when standard output cannot be written."""
+
+
+class ClosedPipeError(OutputError):
     """Raised when the reader of standard output has gone."""
 
 
@@ -184,12 +188,12 @@ def _permission(folder: str) -> str:
 
 
 def print_all(data: bytes) -> None:
-    """Write all of `data` to standard output; raises DeliveryError."""
+    """Write all of `data` to standard output; raises OutputError."""
     try:
         if sys.stdout is None:  # It was closed when Python started; 1 may be another file by now.
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         textfile.write_all(_STDOUT, data)
     except OSError as error:
         reason = f"cannot write to standard output: {error.strerror}; the output is incomplete"
-        kind = ClosedPipeError if error.errno == errno.EPIPE else DeliveryError
+        kind = ClosedPipeError if error.errno == errno.EPIPE else OutputError
         raise kind(Problem("undelivered", "", reason)) from None
