@@ -44,8 +44,11 @@ class Task:
         worker.begin(self)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for at most `seconds`; return whether the call has ended. Raises what it raised."""
-        if not self._ended.acquire(timeout=seconds):
+        """Wait for at most `seconds`; return whether the call has ended. Raises what it raised.
+
+        Less than 0 seconds, as after a deadline, are none.
+        """
+        if not self._ended.acquire(timeout=max(seconds, 0)):
             with self._lock:
                 if not self.done:
                     self._given_up = True

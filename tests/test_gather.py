@@ -175,6 +175,15 @@ def test_later_collections_use_the_threads_of_the_first(
     assert len(started) == 2  # for the collection, and for its request to the kernel
 
 
+def test_a_collection_whose_time_is_over_before_it_begins_is_late_and_no_defect(
+    make_host: MakeHost, hanging_sysfs: threading.Event
+) -> None:
+    collect = gatherer(make_host(SimulatedPf())).gather
+    with pytest.raises(SnapshotError) as failure:
+        collect(-0.001)
+    assert failure.value.problem.code == "hangs"
+
+
 def test_no_collection_starts_while_an_earlier_one_hangs(
     make_host: MakeHost, hanging_sysfs: threading.Event
 ) -> None:
