@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sriov_textfile import __version__
+from sriov_textfile.simulate import demo
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from tests.conftest import MakeHost
 
@@ -330,6 +332,21 @@ def demo_label_values(name: str, label: str, *arguments: str) -> list[str]:
     """Return the value of a label in each sample of a metric of the demo."""
     out = run("demo", *arguments).stdout
     return re.findall(rf'^{name}{{.*{label}="([^"]*)"', out, re.MULTILINE)
+
+
+def test_the_demo_says_that_its_counters_cannot_grow(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refresh(host: demo.DemoHost) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(demo.DemoHost, "refresh", refresh)
+    log = ""
+    with demo.host(1, 1):
+        while "no longer grow" not in log:
+            log += capfd.readouterr().err
+            time.sleep(0.05)
+    assert "No space left on device" in log
 
 
 def test_every_demo_vf_has_a_unique_mac() -> None:

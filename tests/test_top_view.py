@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sriov_textfile import flags
+from sriov_textfile import deadline, flags
 from sriov_textfile.problems import Problem, ProblemError
 from sriov_textfile.simulate import demo
 from sriov_textfile.top import batch, columns, command, screen
@@ -551,6 +551,27 @@ def test_keys_do_not_hasten_samples_that_take_long(make_host: MakeHost) -> None:
         feed.poll(paused=False)
         time.sleep(0.001)
     assert time.monotonic() - ended > 0.15
+
+
+def test_a_lack_of_threads_is_shown_and_the_next_sample_is_taken(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*unused: object) -> None:
+        raise RuntimeError("can't start new thread")  # as _thread does
+
+    host = make_host(BUSY)
+    machine = Machine(flags.config(flags.parse(host.flags)[1], host.rtnetlink), "node-1")
+    feed = LiveFeed(machine, 0.01, machine.sample())
+    with monkeypatch.context() as patched:
+        patched.setattr(deadline, "start_new_thread", refuse)
+        patched.setattr(deadline, "_idle", [])
+        while not feed.status.message:
+            assert feed.poll(paused=False) is None
+    assert "TasksMax=" in feed.status.message
+    assert not feed.is_complete
+    while not feed.poll(paused=False):
+        time.sleep(0.001)
+    assert feed.status.message == ""
 
 
 @pytest.mark.parametrize("interval", [1, 10, 30, 60])

@@ -203,7 +203,10 @@ def host(pfs: int, vfs: int) -> Iterator[tuple[list[str], SimulatedHost]]:
     """
     # A socket's path has at most 107 characters.
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
-    with tempfile.TemporaryDirectory(prefix="sriov-demo-", dir=parent) as folder:
+    # A sample that is still being taken may write a counter while the directory is removed.
+    with tempfile.TemporaryDirectory(
+        prefix="sriov-demo-", dir=parent, ignore_cleanup_errors=True
+    ) as folder:
         simulated = DemoHost(Path(folder), [pf(number, vfs) for number in range(pfs)])
         node = SimulatedNode(Path(folder), pods(simulated.pfs), pools=pools(simulated.pfs))
         sizes = f"{counted(pfs, 'PF')} with {counted(vfs, 'VF')}{' each' if pfs > 1 else ''}"
@@ -242,4 +245,8 @@ def next_steps() -> str:
 
 def _keep_counting(simulated: SimulatedHost, over: threading.Event) -> None:
     while not over.wait(1):
-        simulated.refresh()
+        try:
+            simulated.refresh()
+        except OSError as error:  # The disk may be full.
+            log.write_line(f"the counters of the simulated host no longer grow: {error}")
+            return

@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 from sriov_textfile.deadline import Task
-from sriov_textfile.problems import Problem, ProblemError
+from sriov_textfile.problems import Problem, ProblemError, shortage
 from sriov_textfile.top.machine import Machine
 from sriov_textfile.top.rates import HISTORY_SECONDS, Meter, Table
 from sriov_textfile.top.recording import Recorder, Recording, RecordingError
@@ -73,7 +73,10 @@ class LiveFeed:
         if self._task is None:
             if now >= due(self._started, self._ended, self.status.interval):
                 self._started = now
-                self._task = Task(lambda: self._taken.append(self._take()))
+                try:
+                    self._task = Task(lambda: self._taken.append(self._take()))
+                except MemoryError as error:
+                    self._fail(shortage(error))
             return None
         if not self._task.done:
             return None
@@ -81,12 +84,15 @@ class LiveFeed:
         try:
             task.wait(0)
         except ProblemError as error:
-            self.is_complete = False
-            self.status.message = error.problem.text
+            self._fail(error.problem)
             return None
         self.status.message = ""
         self.status.is_recorded = self._is_recording
         return self._meter.update(self._taken.pop())
+
+    def _fail(self, problem: Problem) -> None:
+        self.is_complete = False
+        self.status.message = problem.text
 
     def press(self, key: str) -> None:
         """Change the interval."""
