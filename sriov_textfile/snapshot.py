@@ -106,6 +106,7 @@ class Snapshot:
         if self._rtnetlink:
             self._rtnetlink.close()
         self._values.clear()
+        self._unreadable.clear()
 
     def fail(self, problem: Problem) -> None:
         """Record a failure after which the collection can continue."""
@@ -364,8 +365,13 @@ class Snapshot:
         """Return the speed of the PF's link in Mbit/s; None if it is down or unknown."""
         from sriov_textfile.host import nic
 
-        self.reading = f"the link speed of {pf.netdev}"
-        return nic.link_speed(self.config.sysclassnet, pf.netdev)
+        reading = f"the link speed of {pf.netdev}"
+        return self._once(
+            ("link_speed", pf.netdev),
+            reading,
+            lambda: nic.link_speed(self.config.sysclassnet, pf.netdev),
+            lambda error: unexpected(reading, error),
+        )
 
     @property
     def numa_nodes(self) -> dict[int, str]:

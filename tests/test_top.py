@@ -758,7 +758,7 @@ def test_two_processes_cannot_record_to_one_file(make_host: MakeHost, tmp_path: 
 def test_another_file_is_not_replaced_by_the_older_half(
     make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "_HALF_LIMIT", 3000)
+    monkeypatch.setattr(recording, "_MAX_BYTES", 3000)
     path, other = tmp_path / "recording", tmp_path / "recording.1"
     other.write_text("precious\n")
     run = make_host(BUSY).collect("top", "--interval=100ms", "--count=3", f"--record={path}")
@@ -862,7 +862,7 @@ def test_a_recording_keeps_the_newest_samples_in_two_files(
     path = tmp_path / "recording"
     record(host, path, 1)
     size = path.stat().st_size // 2  # of a sample, and a little more
-    monkeypatch.setattr(recording, "_HALF_LIMIT", 4 * size)
+    monkeypatch.setattr(recording, "_MAX_BYTES", 4 * size)
     record(host, path, 12)
     older = path.with_name("recording.1")
     assert older.stat().st_size <= 4 * size

@@ -1,4 +1,4 @@
-"""Reads one small kernel file, and decides which errors mean that a device does not have it."""
+"""Reads small kernel files, and decides which errors mean that a device does not have it."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ def read(path: str) -> str | None:
 def read_int(path: str) -> int | None:
     """Return the number in a file, or None if there is none; raises OSError as read() does."""
     return to_u64(read(path) or "")
+
+
+def names(folder: str) -> list[str]:
+    """Return the names in a directory, in no order; [] if it does not exist. Raises OSError."""
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return []
+        raise
 
 
 def to_u64(text: str | bytes) -> int | None:

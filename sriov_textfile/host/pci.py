@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from sriov_textfile.host.files import ABSENT, read, read_int, to_u64
+from sriov_textfile.host.files import ABSENT, names, read, read_int, to_u64
 from sriov_textfile.problems import Problem, cause
 
 TYPE_CHECKING = False
@@ -81,7 +81,7 @@ def vf_driver_and_netdev(sysbuspci: str, address: str) -> tuple[str, str]:
     network namespace. Raises OSError.
     """
     device = f"{sysbuspci}/{address}"
-    netdevs = sorted(_names(f"{device}/net"))
+    netdevs = sorted(names(f"{device}/net"))
     return _link_name(f"{device}/driver") or "", netdevs[0] if netdevs else ""
 
 
@@ -157,7 +157,7 @@ def _netdevs(net: str) -> list[str]:
     created after the port's own netdev. The port names: the kernel's
     Documentation/networking/switchdev.rst.
     """
-    port_names = {name: read(f"{net}/{name}/phys_port_name") or "" for name in _names(net)}
+    port_names = {name: read(f"{net}/{name}/phys_port_name") or "" for name in names(net)}
     uplinks = [name for name, port in port_names.items() if _is_numbered(port, "p")]
     own = uplinks or [name for name, port in port_names.items() if not _is_representor(port)]
     if len(own) < 2:
@@ -187,15 +187,6 @@ def _link_name(path: str, dir_fd: int | None = None) -> str | None:
     except OSError as error:
         if error.errno in ABSENT:
             return None
-        raise
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError as error:
-        if error.errno in ABSENT:
-            return []
         raise
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from sriov_textfile.host.files import ABSENT, read, read_at, to_u64
+from sriov_textfile.host.files import ABSENT, names, read, read_at, to_u64
 from sriov_textfile.problems import Problem
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ def ports(pci_device: str, skip: Callable[[Problem], None]) -> list[Port]:
     found = []
     for device in devices(pci_device):
         folder = f"{pci_device}/infiniband/{device}/ports"
-        for number in _names(folder):
+        for number in sorted(names(folder)):
             counters = _counters(f"{folder}/{number}/counters", skip)
             for name in _WORDS:
                 if name in counters:
@@ -53,7 +53,7 @@ def ports(pci_device: str, skip: Callable[[Problem], None]) -> list[Port]:
 
 def devices(pci_device: str) -> list[str]:
     """Return the RDMA devices that this network namespace shows of a PCI device; raises OSError."""
-    return _names(f"{pci_device}/infiniband")
+    return sorted(names(f"{pci_device}/infiniband"))
 
 
 def shares_devices(sysfs: str) -> bool | None:
@@ -94,12 +94,3 @@ def _counters(path: str, skip: Callable[[Problem], None]) -> dict[str, int]:
     finally:
         os.close(folder)
     return values
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        if error.errno in ABSENT:
-            return []
-        raise

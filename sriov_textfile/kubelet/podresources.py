@@ -218,11 +218,11 @@ def _containers(response: ListPodResourcesResponse, with_cpus: bool) -> list[Con
         # CPUs that containers share: 1.36 lists them with each container, 1.37 with the pod.
         exclusive = {cpu for cpu, number in users.items() if number == 1}
         shared = {*users, *_bounded(pod.cpu_ids, MAX_DEVICES - count)} - exclusive
-        for one in containers:
-            one.cpus = [cpu for cpu in one.cpus if cpu in exclusive]
+        for resources in containers:
+            resources.cpus = [cpu for cpu in resources.cpus if cpu in exclusive]
         containers.append(Container(pod.namespace, pod.name, "", [], sorted(shared)))
         count += len(shared)
-        found += [one for one in containers if one.devices or one.cpus]
+        found += [container for container in containers if container.devices or container.cpus]
     found.sort(key=lambda container: (container.namespace, container.pod, container.name))
     return found
 

@@ -272,7 +272,8 @@ class _Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         # A unix socket accepts a message only up to its buffer size; 1024 VFs have 300 KiB.
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        # The kernel knows the size of the client's buffers, a unix socket only whether it received.
+        # The kernel makes a dump's parts as large as the client's buffers; of a unix socket only
+        # whether the client has received is known.
         received = False
         with contextlib.suppress(ConnectionError):  # The client may exit at any moment.
             while request := self.request.recv(4096):

@@ -33,9 +33,9 @@ _INTERVALS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 def _change(interval: float, key: str) -> float:
     """Return the next longer interval for `+`, and the next shorter for `-`."""
     if key == "+":
-        return min([each for each in _INTERVALS if each > interval], default=interval)
+        return min([longer for longer in _INTERVALS if longer > interval], default=interval)
     if key == "-":
-        return max([each for each in _INTERVALS if each < interval], default=interval)
+        return max([shorter for shorter in _INTERVALS if shorter < interval], default=interval)
     return interval
 
 

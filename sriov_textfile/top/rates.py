@@ -162,7 +162,7 @@ class Meter:
         nodes = [pf.numa_node] if pf.numa_node else []
         counted = [vf.counters for vf in pf.vfs if vf.counters]
         # A driver without VF counters is indistinguishable from idle VFs.
-        no_counters = bool(counted) and not any(any(each.values()) for each in counted)
+        no_counters = bool(counted) and not any(any(counters.values()) for counters in counted)
         no_counters = no_counters and not any(vf.held_back for vf in pf.vfs)
         children = []
         for vf in pf.vfs:

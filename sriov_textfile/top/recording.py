@@ -1,8 +1,8 @@
 """Recording: samples in a file, as lines of JSON, to be shown again later.
 
 A recording has a line for each sample, and one before the first of each process that appends to it.
-docs/top.md documents both. When the file has reached half of the limit it becomes FILE.1, and a new
-one is begun: the newest samples are kept.
+docs/top.md documents both. When the file would become larger than 128 MiB, it becomes FILE.1, and a
+new one is begun: the newest samples are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sriov_textfile.top.machine import Machine
 from sriov_textfile.top.sample import Sample
 
 _FORMAT = 1
-_HALF_LIMIT = 128 << 20  # bytes
+_MAX_BYTES = 128 << 20  # bytes
 _HEAD = b'{"recording":'
 
 
@@ -66,7 +66,7 @@ class Recorder:
         return taken
 
     def _record(self, line: bytes) -> None:
-        if self._size + len(line) > _HALF_LIMIT:
+        if self._size + len(line) > _MAX_BYTES:
             older = f"{self._path}.1"
             if os.path.exists(older):
                 with open(older, "rb") as file:

@@ -117,7 +117,7 @@ def draw(
     view.height = max(height - len(top) - len(bottom), 1)
     _scroll(view, rows)
     shown = rows[view.top : view.top + view.height]
-    body = [layout.line(each, table.read_at) for each in shown]
+    body = [layout.line(row, table.read_at) for row in shown]
     if not rows:
         body = [[(f"no rows{f' with {view.filter}' if view.filter else ''}", DIM)]]
     return _fitted([*top, *body], bottom, width, height)
