@@ -302,6 +302,8 @@ def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
     kubelet.asked = True
     try:
         for container, device in snapshot.pod_resources.uses:
+            if device.is_auxiliary:  # A part of a PCI device; no VF has its name.
+                continue
             users = pods.setdefault(device.name, [])
             if (pod := f"{container.namespace}/{container.pod}") not in users:
                 users.append(pod)

@@ -179,6 +179,22 @@ def test_pods_are_shown_even_with_kubepoddevice_off(make_host: MakeHost, tmp_pat
     assert out.count("core/upf-0\n") == 2
 
 
+def test_scalable_functions_are_not_counted_as_pci_devices(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = make_host(WITH_COUNTERS)
+    devices = {
+        "nvidia.com/sf": ["mlx5_core.sf.4", "mlx5_core.sf.5"],
+        "intel.com/sriov": [host.pfs[0].vf_address(0)],
+    }
+    container = SimulatedContainer("app", "a" * 64, devices=devices)
+    node = SimulatedNode(tmp_path, [SimulatedPod("p", "core", "1" * 32, [container])])
+    flag = f"--path.kubeletSocket={node.socket}"
+    with node.running():
+        assert report(host, flag)["kubelet"]["devices"] == 1
+        assert "pods      use 1 PCI device (from" in host.collect("doctor", flag).out
+
+
 def reader(host: Host, name: str, *flags: str) -> tuple[int, str]:
     """Return how many VFs of the only PF a reader serves, and why it does not serve the rest."""
     (pf,) = report(host, *flags)["pfs"]
