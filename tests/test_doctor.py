@@ -314,10 +314,15 @@ def test_zeros_are_a_finding_if_a_pod_uses_a_vf(make_host: MakeHost, tmp_path: P
     assert found["what"].endswith("are 0, although pod core/upf-0 uses VF 0")
 
 
-def test_zeros_are_a_finding_if_a_virtual_machine_uses_a_vf(make_host: MakeHost) -> None:
-    pf = SimulatedPf(vfs=2, sysfs="none", counts=False, vf_driver="vfio-pci")
-    assert only_finding(make_host(pf))["what"].endswith(
-        "although VF 0 is bound to vfio-pci for a virtual machine or DPDK"
+@pytest.mark.parametrize("driver", ["vfio-pci", "mlx5_vfio_pci", "igb_uio"])
+def test_zeros_are_a_finding_if_a_virtual_machine_uses_a_vf(
+    make_host: MakeHost, driver: str
+) -> None:
+    host = make_host(SimulatedPf(vfs=2, sysfs="none", counts=False, vf_driver=driver))
+    for vf in range(2):
+        shutil.rmtree(host.device(host.pfs[0].vf_address(vf)) / "net", ignore_errors=True)
+    assert only_finding(host)["what"].endswith(
+        f"although VF 0 is bound to {driver} for a virtual machine or DPDK"
     )
 
 

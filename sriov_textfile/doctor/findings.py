@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator
 
 from sriov_textfile.doctor import drivers
 from sriov_textfile.doctor.report import Finding, Report, Textfile
-from sriov_textfile.host import rtnetlink
+from sriov_textfile.host import pci, rtnetlink
 from sriov_textfile.inventory import Pf, Vf
 from sriov_textfile.problems import Problem, counted
 
-# Drivers that assign a device to a virtual machine or to a program in userspace.
-_USERSPACE_DRIVERS = ("vfio-pci", "igb_uio", "uio_pci_generic", "pci-stub")
 _MAX_PER_CODE = 20
 
 # What a problem means: by subject if that is a flag, otherwise by code.
@@ -200,7 +198,7 @@ def _no_netdev(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
         if pf.netdev:
             continue
-        if pf.driver in _USERSPACE_DRIVERS:
+        if pci.is_userspace(pf.driver):
             meaning = "the PF is assigned to a virtual machine or to a program in userspace"
             hint = "bind the PF to its network driver, unless this is intended"
         elif not pf.driver:
@@ -303,8 +301,8 @@ def _in_use(vf: Vf) -> str:
         return f"{vf.netdev} (VF {vf.number}) has itself counted {vf.netdev_packets} packets"
     if vf.pods:
         return f"pod {vf.pods[0]} uses VF {vf.number}"
-    if vf.driver == "vfio-pci":
-        return f"VF {vf.number} is bound to vfio-pci for a virtual machine or DPDK"
+    if pci.is_userspace(vf.driver):
+        return f"VF {vf.number} is bound to {vf.driver} for a virtual machine or DPDK"
     return ""
 
 
@@ -367,7 +365,7 @@ def _rdma(report: Report) -> Iterator[Finding]:
 
 
 def _has_kernel_driver(vf: Vf) -> bool:
-    return vf.driver not in ("", *_USERSPACE_DRIVERS)
+    return bool(vf.driver) and not pci.is_userspace(vf.driver)
 
 
 def _numa_misaligned(report: Report) -> Iterator[Finding]:

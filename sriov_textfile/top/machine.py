@@ -101,7 +101,7 @@ def _user_of(snapshot: Snapshot, address: str) -> str:
         return "unknown"
     if not driver:
         return "free"
-    if "vfio" in driver or "uio" in driver:  # vfio-pci, mlx5_vfio_pci, igb_uio
+    if pci.is_userspace(driver):
         return "vfio"
     return "host" if netdev else "netns"
 
