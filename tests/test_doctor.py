@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -265,6 +266,63 @@ def test_a_pf_that_supports_no_vfs_is_a_finding_about_its_firmware(make_host: Ma
     found = only_finding(make_host(SimulatedPf(vfs=0, total_vfs=0)))
     assert found["what"] == "ens1f0 has no VFs; it supports 0"
     assert found["hint"].startswith("enable SR-IOV in the NIC's firmware")
+
+
+def leave_out_flag(finding: dict[str, str]) -> str:
+    """Return the flag in a finding's hint, as the shell passes it on."""
+    (quoted,) = re.findall(r"--collector\.pf-exclude=[^ ;]+", finding["hint"])
+    (flag,) = shlex.split(quoted)
+    return flag
+
+
+NO_VFS = (
+    WITH_COUNTERS,
+    SimulatedPf(netdev="ens2f0", address="0000:20:00.0", vfs=0),
+    SimulatedPf(netdev="ens3f0", address="0000:30:00.0", vfs=0),
+)
+
+
+def test_a_hint_leaves_out_every_pf_for_which_it_is_given(make_host: MakeHost) -> None:
+    """Of two --collector.pf-exclude the last one wins, so each hint has the whole pattern."""
+    host = make_host(*NO_VFS)
+    found = findings(host)
+    assert [finding["about"] for finding in found] == ["ens2f0", "ens3f0"]
+    for finding in found:
+        assert finding["hint"].endswith(
+            "If it should have none: --collector.pf-exclude='^ens2f0$|^ens3f0$'; remove from it"
+            " the PFs that you want to keep"
+        )
+        assert findings(host, leave_out_flag(finding)) == []
+
+
+def test_a_hint_keeps_the_pattern_of_the_flags(make_host: MakeHost) -> None:
+    host = make_host(*NO_VFS)
+    found = only_finding(host, "--collector.pf-exclude=2f")
+    assert found["about"] == "ens3f0"
+    assert found["hint"].endswith("--collector.pf-exclude='2f|^ens3f0$'")
+    assert findings(host, leave_out_flag(found)) == []
+
+
+def test_a_hint_leaves_out_pfs_without_netdev_without_vfs_and_with_zeros(
+    make_host: MakeHost,
+) -> None:
+    host = make_host(
+        *NO_VFS[:2],
+        SimulatedPf(netdev="", address="0000:40:00.0", vfs=1, driver="vfio-pci", sysfs="none"),
+        SimulatedPf(
+            netdev="ens5f0",
+            address="0000:50:00.0",
+            vfs=1,
+            driver="igb",
+            sysfs="none",
+            counts=False,
+            vf_driver="",
+        ),
+    )
+    found = findings(host)
+    assert [finding["code"] for finding in found] == ["no-netdev", "no-vfs", "only-zeros"]
+    for finding in found:
+        assert findings(host, leave_out_flag(finding)) == []
 
 
 def test_an_unreadable_pf_is_not_reported_as_no_pf(make_host: MakeHost) -> None:
@@ -920,7 +978,7 @@ def textfile_codes(node_exporters: list[NodeExporter], sees_processes: bool) -> 
         sees_processes=sees_processes,
     )
     inventory = Inventory([], 0, None, "", Kubelet(False, ""), Cpus(False), None)
-    facts = Report("", "", "", "", "", 10.0, [], [], [], inventory, textfile)
+    facts = Report("", "", "", "", "", 10.0, "", [], [], [], inventory, textfile)
     found = [finding.code for finding in conclusions.findings(facts)]
     return [code for code in found if code.startswith("textfile")]
 

@@ -215,7 +215,7 @@ def _no_netdev(report: Report) -> Iterator[Finding]:
             pf.address,
             f"PF {pf.address} (driver {pf.driver or 'none'}) has no netdev",
             f"{meaning}: no reader has counters for its VFs",
-            f"{hint}. To leave out every PF without a netdev: {_leave_out(pf)}",
+            f"{hint}. To leave out every PF without a netdev: {_leave_out(report)}",
         )
 
 
@@ -232,7 +232,7 @@ def _no_vfs(report: Report) -> Iterator[Finding]:
             name,
             f"{name} has no VFs; it supports {pf.total_vfs}",
             "there are no sriov_vf_* metrics for it",
-            f"{create}. If it should have none: {_leave_out(pf)}",
+            f"{create}. If it should have none: {_leave_out(report)}",
         )
 
 
@@ -262,29 +262,36 @@ def _no_counters(report: Report) -> Iterator[Finding]:
 
 def _only_zeros(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
-        served = {reader.name: reader.vfs for reader in pf.readers}
-        counters = [vf.counters for vf in pf.vfs if vf.counters]
-        above_0 = any(any(values.values()) for values in counters)
-        has_counted = above_0 or any(vf.held_back_since is not None for vf in pf.vfs)
-        if not (served["netlink"] and counters) or has_counted:
+        if not _has_only_zeros(pf):
             continue
-        evidence = [text for vf in pf.vfs if (text := _in_use(vf))]
-        row = drivers.row(pf)
-        if not (evidence or (row and row.zeros)):
-            continue
+        count = sum(bool(vf.counters) for vf in pf.vfs)
+        evidence = _evidence(pf)
         although = f", although {evidence[0]}" if evidence else ""
         yield Finding(
             "only-zeros",
             pf.netdev,
-            f"all counters of the {counted(len(counters), 'VF')} of {pf.netdev} are 0{although}",
-            f"{_why_zeros(pf, row)}; without VF counters the kernel reports 0, indistinguishable"
+            f"all counters of the {counted(count, 'VF')} of {pf.netdev} are 0{although}",
+            f"{_why_zeros(pf)}; without VF counters the kernel reports 0, indistinguishable"
             " from idle VFs",
             "use a driver with VF counters (docs/hardware.md); until then leave the zeros out:"
-            f" {_leave_out(pf)}",
+            f" {_leave_out(report)}",
         )
 
 
-def _why_zeros(pf: Pf, row: drivers.Row | None) -> str:
+def _has_only_zeros(pf: Pf) -> bool:
+    """Whether all counters are 0 although a VF is in use or the driver has no VF counters."""
+    served = {reader.name: reader.vfs for reader in pf.readers}
+    counters = [vf.counters for vf in pf.vfs if vf.counters]
+    above_0 = any(any(values.values()) for values in counters)
+    has_counted = above_0 or any(vf.held_back_since is not None for vf in pf.vfs)
+    if not (served["netlink"] and counters) or has_counted:
+        return False
+    row = drivers.row(pf)
+    return bool(_evidence(pf) or (row and row.zeros))
+
+
+def _why_zeros(pf: Pf) -> str:
+    row = drivers.row(pf)
     if row is None:
         return f"either all of them are idle, or driver {pf.driver} has no VF counters"
     if row.zeros:
@@ -293,6 +300,10 @@ def _why_zeros(pf: Pf, row: drivers.Row | None) -> str:
         f"either all of them are idle, or driver {pf.driver}, which has VF counters in current"
         " kernels, has none in this one"
     )
+
+
+def _evidence(pf: Pf) -> list[str]:
+    return [text for vf in pf.vfs if (text := _in_use(vf))]
 
 
 def _in_use(vf: Vf) -> str:
@@ -476,8 +487,17 @@ def _unread(textfile: Textfile) -> Iterator[Finding]:
     )
 
 
-def _leave_out(pf: Pf) -> str:
-    return f"--collector.pf-exclude={shlex.quote(f'^{re.escape(pf.netdev)}$')}"
+def _leave_out(report: Report) -> str:
+    """Return the flag that leaves out every PF for which a finding suggests it.
+
+    Of several such flags only the last one applies, so it has the pattern of the report's flags.
+    """
+    pfs = report.inventory.pfs
+    unwanted = {pf.netdev for pf in pfs if not (pf.netdev and pf.vfs) or _has_only_zeros(pf)}
+    patterns = [f"^{re.escape(netdev)}$" for netdev in sorted(unwanted)]
+    whole = "|".join([report.pf_exclude, *patterns] if report.pf_exclude else patterns)
+    keep = "; remove from it the PFs that you want to keep" if len(patterns) > 1 else ""
+    return f"--collector.pf-exclude={shlex.quote(whole)}{keep}"
 
 
 RULES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
