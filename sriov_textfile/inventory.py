@@ -15,6 +15,10 @@ from sriov_textfile.host import files, nic, pci, rdma, readers, rtnetlink
 from sriov_textfile.problems import Problem, ProblemError
 from sriov_textfile.snapshot import Snapshot, VfCounters
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sriov_textfile.kubelet import podresources
+
 DescribeNic = Callable[[pci.Pf], nic.Nic]
 Pods = dict[str, list[str]]  # namespace/name of the pods that use a device, by PCI address
 
@@ -79,14 +83,21 @@ class Pf:
 
 
 @dataclass
+class Device:
+    """A device of a container."""
+
+    name: str  # PCI address, or name on the auxiliary bus
+    numa_nodes: list[str]  # that it is local to, usually one; [] if unknown
+
+
+@dataclass
 class Container:
     """A container with devices or exclusive CPUs; NUMA nodes that are unknown are left out."""
 
     name: str  # namespace/pod/container
     cpus: list[int]
     cpu_numa_nodes: list[str]
-    devices: list[str]  # PCI addresses, or names on the auxiliary bus
-    device_numa_nodes: list[str]
+    devices: list[Device]
 
 
 @dataclass
@@ -337,21 +348,20 @@ def _containers(snapshot: Snapshot, kubelet: Kubelet, pfs: list[Pf]) -> list[Con
                 nodes = snapshot.numa_nodes
             except ProblemError:  # kubepoddevice reports it, if it is on.
                 pass
-        device_nodes = {
-            node
-            for device in container.devices
-            for node in (device.numa_node or node_of.get(device.name, "")).split(",")
-        }
         found.append(
             Container(
                 name=f"{container.namespace}/{container.pod}/{container.name}",
                 cpus=container.cpus,
                 cpu_numa_nodes=sorted({nodes[cpu] for cpu in container.cpus if cpu in nodes}),
-                devices=[device.name for device in container.devices],
-                device_numa_nodes=sorted(device_nodes - {""}),
+                devices=[_device(device, node_of) for device in container.devices],
             )
         )
     return found
+
+
+def _device(device: podresources.Device, node_of: dict[str, str]) -> Device:
+    nodes = device.numa_node or node_of.get(device.name, "")
+    return Device(device.name, nodes.split(",") if nodes else [])
 
 
 def _cpus(snapshot: Snapshot) -> Cpus:

@@ -28,8 +28,9 @@ from sriov_textfile.doctor.report import NodeExporter, Report, Textfile
 from sriov_textfile.host import nic, rtnetlink
 from sriov_textfile.host.rtnetlink import NLMSGHDR
 from sriov_textfile.inventory import Cpus, Inventory, Kubelet
+from sriov_textfile.kubelet import podresources_pb2
 from sriov_textfile.problems import Problem
-from sriov_textfile.simulate import demo
+from sriov_textfile.simulate import demo, kubelet
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
@@ -739,6 +740,34 @@ def test_cpus_on_another_numa_node_than_the_devices_are_a_finding(
         found = findings(host, *flags)
     assert [finding["code"] for finding in found] == ["numa-misaligned"] * misaligned
     assert [finding["about"] for finding in found] == ["core/p/app"] * misaligned
+
+
+@pytest.mark.parametrize(
+    ("local_to", "cpus", "misaligned"),
+    [((0, 1), "2-3", False), ((0, 1), "4-5", False), ((0, 2), "4-5", True)],
+)
+def test_a_device_that_is_local_to_two_numa_nodes_needs_cpus_on_one_of_them(
+    make_host: MakeHost,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    local_to: tuple[int, ...],
+    cpus: str,
+    misaligned: bool,
+) -> None:
+    topology = podresources_pb2.TopologyInfo(
+        nodes=[podresources_pb2.NUMANode(ID=node) for node in local_to]
+    )
+    monkeypatch.setattr(kubelet, "_topology", lambda node: topology)
+    host = make_host(WITH_COUNTERS)
+    container = SimulatedContainer("app", "a" * 64, cpus, {"vendor/vf": ["0000:11:00.0"]})
+    node = SimulatedNode(tmp_path, [SimulatedPod("p", "core", "1" * 32, [container])])
+    flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"]
+    flags.append(f"--path.nodecpuinfo={node.nodes}")
+    with node.running():
+        found = findings(host, *flags)
+    assert [finding["what"] for finding in found] == [
+        "core/p/app has devices on NUMA node 0, 2, but its exclusive CPUs are on node 1"
+    ] * misaligned
 
 
 def test_a_series_of_two_pods_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:

@@ -381,12 +381,19 @@ def _has_kernel_driver(vf: Vf) -> bool:
 
 def _numa_misaligned(report: Report) -> Iterator[Finding]:
     for container in report.inventory.kubelet.containers:
-        cpus, devices = set(container.cpu_numa_nodes), set(container.device_numa_nodes)
-        if cpus and devices - cpus:
+        cpus = set(container.cpu_numa_nodes)
+        # A device may be local to several nodes, and CPUs on one of them suffice.
+        elsewhere = {
+            node
+            for device in container.devices
+            if cpus.isdisjoint(device.numa_nodes)
+            for node in device.numa_nodes
+        }
+        if cpus and elsewhere:
             yield Finding(
                 "numa-misaligned",
                 container.name,
-                f"{container.name} has devices on NUMA node {_listed(devices - cpus)}, but its"
+                f"{container.name} has devices on NUMA node {_listed(elsewhere)}, but its"
                 f" exclusive CPUs are on node {_listed(cpus)}",
                 "every packet crosses the interconnect between the processors",
                 "set topologyManagerPolicy: single-numa-node in the kubelet's configuration, and"

@@ -111,5 +111,5 @@ def _cpu_nodes(containers: list[inventory.Container]) -> dict[str, list[str]]:
     nodes: dict[str, set[str]] = {}
     for container in containers:
         for device in container.devices:
-            nodes.setdefault(device, set()).update(container.cpu_numa_nodes)
+            nodes.setdefault(device.name, set()).update(container.cpu_numa_nodes)
     return {device: sorted(found) for device, found in nodes.items()}
