@@ -25,12 +25,12 @@ Pods = dict[str, list[str]]  # namespace/name of the pods that use a device, by 
 
 @dataclass
 class Vf:
-    """A VF; None means unknown."""
+    """A VF; None means unknown, or not read: see take()."""
 
     number: int
     address: str
-    driver: str = ""  # "" if no driver is bound to it
-    netdev: str = ""  # "" if it has none in this network namespace
+    driver: str = ""  # "" if no driver is bound to it, or not read
+    netdev: str = ""  # "" if it has none in this network namespace, or not read
     netdev_packets: int | None = None  # received and sent by its own netdev, if it has one here
     mac: str | None = None
     vlan: int | None = None  # None also if no VLAN is set
@@ -58,7 +58,7 @@ class ReaderUse:
 
 @dataclass
 class Pf:
-    """A PF; None means unknown."""
+    """A PF; None means unknown, or not read: see take()."""
 
     address: str
     netdev: str  # "" if it has none
@@ -138,7 +138,7 @@ def take(snapshot: Snapshot, describe_nic: DescribeNic | None) -> Inventory:
     """Return the inventory of a snapshot; what the snapshot has not read yet is read now.
 
     Without `describe_nic` it costs little more than a collection: details of the NICs, and
-    configuration, drivers, netdevs and RDMA devices of the VFs are left out.
+    configuration, drivers, netdevs and RDMA devices of the VFs are not read.
     """
     kubelet, pods = _kubelet(snapshot)
     cpus = _cpus(snapshot)
