@@ -397,7 +397,7 @@ def _numa_misaligned(report: Report) -> Iterator[Finding]:
                 f" exclusive CPUs are on node {_listed(cpus)}",
                 "every packet crosses the interconnect between the processors",
                 "set topologyManagerPolicy: single-numa-node in the kubelet's configuration, and"
-                " delete the pod, so that its replacement is placed anew",
+                " recreate the pod",
             )
 
 
@@ -451,24 +451,7 @@ def _textfile(report: Report) -> Iterator[Finding]:
             " service: ReadWritePaths=)",
         )
     yield from _unread(textfile)
-    if textfile.age_seconds is None and not textfile.problem:
-        yield Finding(
-            "textfile-missing",
-            path,
-            f"{path} does not exist",
-            "nothing has been written yet",
-            "start the timer (systemctl start sriov-textfile.timer), cron job or sidecar that"
-            " writes it, and read its log",
-        )
-    elif (textfile.age_seconds or 0) > textfile.stale_after_seconds:
-        yield Finding(
-            "textfile-stale",
-            path,
-            f"{path} was written {textfile.age_seconds:.0f} s ago",
-            "Prometheus still scrapes the old values, so rates are 0",
-            "find out why it is no longer written: systemctl status 'sriov-textfile*' and the"
-            " journal, or the log of the container",
-        )
+    yield from _unwritten(textfile)
 
 
 def _unread(textfile: Textfile) -> Iterator[Finding]:
@@ -492,6 +475,28 @@ def _unread(textfile: Textfile) -> Iterator[Finding]:
         f"start node_exporter with --collector.textfile.directory={shlex.quote(textfile.folder)},"
         " or set --textfile.path to a file in a directory that it reads",
     )
+
+
+def _unwritten(textfile: Textfile) -> Iterator[Finding]:
+    path = textfile.path
+    if textfile.age_seconds is None and not textfile.problem:
+        yield Finding(
+            "textfile-missing",
+            path,
+            f"{path} does not exist",
+            "nothing has been written yet",
+            "start the timer (systemctl start sriov-textfile.timer), cron job or sidecar that"
+            " writes it, and read its log",
+        )
+    elif (textfile.age_seconds or 0) > textfile.stale_after_seconds:
+        yield Finding(
+            "textfile-stale",
+            path,
+            f"{path} was written {textfile.age_seconds:.0f} s ago",
+            "Prometheus still scrapes the old values, so rates are 0",
+            "find out why it is no longer written: systemctl status 'sriov-textfile*' and the"
+            " journal, or the log of the container",
+        )
 
 
 def _leave_out(report: Report) -> str:
