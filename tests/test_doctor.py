@@ -780,6 +780,22 @@ def test_a_series_of_two_pods_is_a_finding(make_host: MakeHost, tmp_path: Path) 
         found = findings(host, *flags)
     # Two devices and two CPUs.
     assert [finding["code"] for finding in found] == ["repeated-series"] * 4
+    assert all("two pods with the same name (crictl pods)" in finding["hint"] for finding in found)
+
+
+def test_a_vf_of_two_pfs_is_a_finding_with_the_command_that_shows_both(
+    make_host: MakeHost,
+) -> None:
+    pfs = [SimulatedPf(vfs=1), SimulatedPf(address="0000:10:01.0", netdev="other", vfs=0)]
+    host = make_host(*pfs)
+    second = host.device("0000:10:01.0").resolve()
+    (second / "net/other").rename(second / "net/ens1f0")
+    (second / "virtfn0").symlink_to("../0000:11:00.0")
+    found = findings(host)
+    assert {finding["code"] for finding in found} == {"repeated-series"}
+    assert "ls -l /sys/bus/pci/devices/*/virtfn*" in found[0]["hint"]
+    shown = sorted(str(link.readlink()) for link in host.bus.glob("*/virtfn*"))
+    assert shown == ["../0000:11:00.0"] * 2
 
 
 def test_doctor_does_not_log_what_a_collection_logs(make_host: MakeHost, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ _HINTS = {
     "unreadable-device": "check that this user can read it; if so, see dmesg for driver messages",
     "unreadable": "check that this user can read it; if so, see dmesg for driver messages",
     "bad-counter": "the driver publishes it this way: try a newer driver",
-    "repeated-series": "find the devices or pods that share these labels",
+    "repeated-series": "find what shares these labels: two PCI devices with the same VF (ls -l"
+    " /sys/bus/pci/devices/*/virtfn*), or two pods with the same name (crictl pods)",
     "web-config": "correct the file; docs/https.md describes it",
 }
 _DEFAULT_HINT = "see dmesg and the log of the service"
