@@ -15,18 +15,22 @@ from sriov_textfile.host import files, nic, pci, rdma, readers, rtnetlink
 from sriov_textfile.problems import Problem, ProblemError
 from sriov_textfile.snapshot import Snapshot, VfCounters
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sriov_textfile.kubelet import podresources
+
 DescribeNic = Callable[[pci.Pf], nic.Nic]
 Pods = dict[str, list[str]]  # namespace/name of the pods that use a device, by PCI address
 
 
 @dataclass
 class Vf:
-    """A VF; None means unknown."""
+    """A VF; None means unknown, or not read: see take()."""
 
     number: int
     address: str
-    driver: str = ""  # "" if no driver is bound to it
-    netdev: str = ""  # "" if it has none in this network namespace
+    driver: str = ""  # "" if no driver is bound to it, or not read
+    netdev: str = ""  # "" if it has none in this network namespace, or not read
     netdev_packets: int | None = None  # received and sent by its own netdev, if it has one here
     mac: str | None = None
     vlan: int | None = None  # None also if no VLAN is set
@@ -54,7 +58,7 @@ class ReaderUse:
 
 @dataclass
 class Pf:
-    """A PF; None means unknown."""
+    """A PF; None means unknown, or not read: see take()."""
 
     address: str
     netdev: str  # "" if it has none
@@ -79,14 +83,21 @@ class Pf:
 
 
 @dataclass
+class Device:
+    """A device of a container."""
+
+    name: str  # PCI address, or name on the auxiliary bus
+    numa_nodes: list[str]  # that it is local to, usually one; [] if unknown
+
+
+@dataclass
 class Container:
     """A container with devices or exclusive CPUs; NUMA nodes that are unknown are left out."""
 
     name: str  # namespace/pod/container
     cpus: list[int]
     cpu_numa_nodes: list[str]
-    devices: list[str]  # PCI addresses, or names on the auxiliary bus
-    device_numa_nodes: list[str]
+    devices: list[Device]
 
 
 @dataclass
@@ -127,7 +138,7 @@ def take(snapshot: Snapshot, describe_nic: DescribeNic | None) -> Inventory:
     """Return the inventory of a snapshot; what the snapshot has not read yet is read now.
 
     Without `describe_nic` it costs little more than a collection: details of the NICs, and
-    configuration, drivers, netdevs and RDMA devices of the VFs are left out.
+    configuration, drivers, netdevs and RDMA devices of the VFs are not read.
     """
     kubelet, pods = _kubelet(snapshot)
     cpus = _cpus(snapshot)
@@ -302,6 +313,8 @@ def _kubelet(snapshot: Snapshot) -> tuple[Kubelet, Pods]:
     kubelet.asked = True
     try:
         for container, device in snapshot.pod_resources.uses:
+            if device.is_auxiliary:  # A part of a PCI device; no VF has its name.
+                continue
             users = pods.setdefault(device.name, [])
             if (pod := f"{container.namespace}/{container.pod}") not in users:
                 users.append(pod)
@@ -335,21 +348,20 @@ def _containers(snapshot: Snapshot, kubelet: Kubelet, pfs: list[Pf]) -> list[Con
                 nodes = snapshot.numa_nodes
             except ProblemError:  # kubepoddevice reports it, if it is on.
                 pass
-        device_nodes = {
-            node
-            for device in container.devices
-            for node in (device.numa_node or node_of.get(device.name, "")).split(",")
-        }
         found.append(
             Container(
                 name=f"{container.namespace}/{container.pod}/{container.name}",
                 cpus=container.cpus,
                 cpu_numa_nodes=sorted({nodes[cpu] for cpu in container.cpus if cpu in nodes}),
-                devices=[device.name for device in container.devices],
-                device_numa_nodes=sorted(device_nodes - {""}),
+                devices=[_device(device, node_of) for device in container.devices],
             )
         )
     return found
+
+
+def _device(device: podresources.Device, node_of: dict[str, str]) -> Device:
+    nodes = device.numa_node or node_of.get(device.name, "")
+    return Device(device.name, nodes.split(",") if nodes else [])
 
 
 def _cpus(snapshot: Snapshot) -> Cpus:

@@ -12,7 +12,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> Iterato
     """
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    numbers = [
+    is_right_aligned = [
         column[0] in right
         or (
             all(cell.isdecimal() or cell == "-" for cell in column[1:])
@@ -22,8 +22,8 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> Iterato
     ]
     for row in rows:
         cells = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numbers, strict=True)
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, is_right_aligned, strict=True)
         ]
         yield "  ".join(cells).rstrip()
 

@@ -207,3 +207,25 @@ def test_the_class_of_a_device_without_sriov_is_not_read(make_host: MakeHost) ->
     device_class.mkdir()  # reading it would fail and be logged
     run = host.collect()
     assert (run.code, run.log) == (0, "")
+
+
+# --- drivers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("driver", "expected"),
+    [
+        ("vfio-pci", True),
+        ("mlx5_vfio_pci", True),
+        ("igb_uio", True),
+        ("uio_pci_generic", True),
+        ("pci-stub", True),
+        ("mlx5_core", False),
+        ("iavf", False),
+        ("", False),
+    ],
+)
+def test_the_drivers_of_virtual_machines_and_of_userspace_are_known(
+    driver: str, expected: bool
+) -> None:
+    assert pci.is_userspace(driver) is expected

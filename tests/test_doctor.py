@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,9 @@ from sriov_textfile.doctor.report import NodeExporter, Report, Textfile
 from sriov_textfile.host import nic, rtnetlink
 from sriov_textfile.host.rtnetlink import NLMSGHDR
 from sriov_textfile.inventory import Cpus, Inventory, Kubelet
+from sriov_textfile.kubelet import podresources_pb2
 from sriov_textfile.problems import Problem
-from sriov_textfile.simulate import demo
+from sriov_textfile.simulate import demo, kubelet
 from sriov_textfile.simulate.host import INFINIBAND, SimulatedPf
 from sriov_textfile.simulate.kubernetes import SimulatedNode
 from sriov_textfile.simulate.pods import SimulatedContainer, SimulatedPod
@@ -179,6 +181,22 @@ def test_pods_are_shown_even_with_kubepoddevice_off(make_host: MakeHost, tmp_pat
     assert out.count("core/upf-0\n") == 2
 
 
+def test_scalable_functions_are_not_counted_as_pci_devices(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = make_host(WITH_COUNTERS)
+    devices = {
+        "nvidia.com/sf": ["mlx5_core.sf.4", "mlx5_core.sf.5"],
+        "intel.com/sriov": [host.pfs[0].vf_address(0)],
+    }
+    container = SimulatedContainer("app", "a" * 64, devices=devices)
+    node = SimulatedNode(tmp_path, [SimulatedPod("p", "core", "1" * 32, [container])])
+    flag = f"--path.kubeletSocket={node.socket}"
+    with node.running():
+        assert report(host, flag)["kubelet"]["devices"] == 1
+        assert "pods      use 1 PCI device (from" in host.collect("doctor", flag).out
+
+
 def reader(host: Host, name: str, *flags: str) -> tuple[int, str]:
     """Return how many VFs of the only PF a reader serves, and why it does not serve the rest."""
     (pf,) = report(host, *flags)["pfs"]
@@ -251,6 +269,63 @@ def test_a_pf_that_supports_no_vfs_is_a_finding_about_its_firmware(make_host: Ma
     assert found["hint"].startswith("enable SR-IOV in the NIC's firmware")
 
 
+def leave_out_flag(finding: dict[str, str]) -> str:
+    """Return the flag in a finding's hint, as the shell passes it on."""
+    (quoted,) = re.findall(r"--collector\.pf-exclude=[^ ;]+", finding["hint"])
+    (flag,) = shlex.split(quoted)
+    return flag
+
+
+NO_VFS = (
+    WITH_COUNTERS,
+    SimulatedPf(netdev="ens2f0", address="0000:20:00.0", vfs=0),
+    SimulatedPf(netdev="ens3f0", address="0000:30:00.0", vfs=0),
+)
+
+
+def test_a_hint_leaves_out_every_pf_for_which_it_is_given(make_host: MakeHost) -> None:
+    """Of two --collector.pf-exclude the last one wins, so each hint has the whole pattern."""
+    host = make_host(*NO_VFS)
+    found = findings(host)
+    assert [finding["about"] for finding in found] == ["ens2f0", "ens3f0"]
+    for finding in found:
+        assert finding["hint"].endswith(
+            "If it should have none: --collector.pf-exclude='^ens2f0$|^ens3f0$'; remove from it"
+            " the PFs that you want to keep"
+        )
+        assert findings(host, leave_out_flag(finding)) == []
+
+
+def test_a_hint_keeps_the_pattern_of_the_flags(make_host: MakeHost) -> None:
+    host = make_host(*NO_VFS)
+    found = only_finding(host, "--collector.pf-exclude=2f")
+    assert found["about"] == "ens3f0"
+    assert found["hint"].endswith("--collector.pf-exclude='2f|^ens3f0$'")
+    assert findings(host, leave_out_flag(found)) == []
+
+
+def test_a_hint_leaves_out_pfs_without_netdev_without_vfs_and_with_zeros(
+    make_host: MakeHost,
+) -> None:
+    host = make_host(
+        *NO_VFS[:2],
+        SimulatedPf(netdev="", address="0000:40:00.0", vfs=1, driver="vfio-pci", sysfs="none"),
+        SimulatedPf(
+            netdev="ens5f0",
+            address="0000:50:00.0",
+            vfs=1,
+            driver="igb",
+            sysfs="none",
+            counts=False,
+            vf_driver="",
+        ),
+    )
+    found = findings(host)
+    assert [finding["code"] for finding in found] == ["no-netdev", "no-vfs", "only-zeros"]
+    for finding in found:
+        assert findings(host, leave_out_flag(finding)) == []
+
+
 def test_an_unreadable_pf_is_not_reported_as_no_pf(make_host: MakeHost) -> None:
     host = make_host(WITH_COUNTERS)
     device_class = host.device(WITH_COUNTERS.address) / "class"
@@ -298,10 +373,15 @@ def test_zeros_are_a_finding_if_a_pod_uses_a_vf(make_host: MakeHost, tmp_path: P
     assert found["what"].endswith("are 0, although pod core/upf-0 uses VF 0")
 
 
-def test_zeros_are_a_finding_if_a_virtual_machine_uses_a_vf(make_host: MakeHost) -> None:
-    pf = SimulatedPf(vfs=2, sysfs="none", counts=False, vf_driver="vfio-pci")
-    assert only_finding(make_host(pf))["what"].endswith(
-        "although VF 0 is bound to vfio-pci for a virtual machine or DPDK"
+@pytest.mark.parametrize("driver", ["vfio-pci", "mlx5_vfio_pci", "igb_uio"])
+def test_zeros_are_a_finding_if_a_virtual_machine_uses_a_vf(
+    make_host: MakeHost, driver: str
+) -> None:
+    host = make_host(SimulatedPf(vfs=2, sysfs="none", counts=False, vf_driver=driver))
+    for vf in range(2):
+        shutil.rmtree(host.device(host.pfs[0].vf_address(vf)) / "net", ignore_errors=True)
+    assert only_finding(host)["what"].endswith(
+        f"although VF 0 is bound to {driver} for a virtual machine or DPDK"
     )
 
 
@@ -662,6 +742,34 @@ def test_cpus_on_another_numa_node_than_the_devices_are_a_finding(
     assert [finding["about"] for finding in found] == ["core/p/app"] * misaligned
 
 
+@pytest.mark.parametrize(
+    ("local_to", "cpus", "misaligned"),
+    [((0, 1), "2-3", False), ((0, 1), "4-5", False), ((0, 2), "4-5", True)],
+)
+def test_a_device_that_is_local_to_two_numa_nodes_needs_cpus_on_one_of_them(
+    make_host: MakeHost,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    local_to: tuple[int, ...],
+    cpus: str,
+    misaligned: bool,
+) -> None:
+    topology = podresources_pb2.TopologyInfo(
+        nodes=[podresources_pb2.NUMANode(ID=node) for node in local_to]
+    )
+    monkeypatch.setattr(kubelet, "_topology", lambda node: topology)
+    host = make_host(WITH_COUNTERS)
+    container = SimulatedContainer("app", "a" * 64, cpus, {"vendor/vf": ["0000:11:00.0"]})
+    node = SimulatedNode(tmp_path, [SimulatedPod("p", "core", "1" * 32, [container])])
+    flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}"]
+    flags.append(f"--path.nodecpuinfo={node.nodes}")
+    with node.running():
+        found = findings(host, *flags)
+    assert [finding["what"] for finding in found] == [
+        "core/p/app has devices on NUMA node 0, 2, but its exclusive CPUs are on node 1"
+    ] * misaligned
+
+
 def test_a_series_of_two_pods_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     host = make_host(demo.pf(0, vfs=2))
     pods = demo.pods(host.pfs)
@@ -672,6 +780,22 @@ def test_a_series_of_two_pods_is_a_finding(make_host: MakeHost, tmp_path: Path) 
         found = findings(host, *flags)
     # Two devices and two CPUs.
     assert [finding["code"] for finding in found] == ["repeated-series"] * 4
+    assert all("two pods with the same name (crictl pods)" in finding["hint"] for finding in found)
+
+
+def test_a_vf_of_two_pfs_is_a_finding_with_the_command_that_shows_both(
+    make_host: MakeHost,
+) -> None:
+    pfs = [SimulatedPf(vfs=1), SimulatedPf(address="0000:10:01.0", netdev="other", vfs=0)]
+    host = make_host(*pfs)
+    second = host.device("0000:10:01.0").resolve()
+    (second / "net/other").rename(second / "net/ens1f0")
+    (second / "virtfn0").symlink_to("../0000:11:00.0")
+    found = findings(host)
+    assert {finding["code"] for finding in found} == {"repeated-series"}
+    assert "ls -l /sys/bus/pci/devices/*/virtfn*" in found[0]["hint"]
+    shown = sorted(str(link.readlink()) for link in host.bus.glob("*/virtfn*"))
+    assert shown == ["../0000:11:00.0"] * 2
 
 
 def test_doctor_does_not_log_what_a_collection_logs(make_host: MakeHost, tmp_path: Path) -> None:
@@ -899,7 +1023,7 @@ def textfile_codes(node_exporters: list[NodeExporter], sees_processes: bool) -> 
         sees_processes=sees_processes,
     )
     inventory = Inventory([], 0, None, "", Kubelet(False, ""), Cpus(False), None)
-    facts = Report("", "", "", "", "", 10.0, [], [], [], inventory, textfile)
+    facts = Report("", "", "", "", "", 10.0, "", [], [], [], inventory, textfile)
     found = [finding.code for finding in conclusions.findings(facts)]
     return [code for code in found if code.startswith("textfile")]
 

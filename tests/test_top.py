@@ -331,7 +331,13 @@ def test_a_vf_of_several_pods_counts_for_each(make_host: MakeHost, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("vf_driver", "user"),
-    [("vfio-pci", "vfio"), ("iavf", "host"), ("", "free")],
+    [
+        ("vfio-pci", "vfio"),
+        ("mlx5_vfio_pci", "vfio"),
+        ("pci-stub", "vfio"),
+        ("iavf", "host"),
+        ("", "free"),
+    ],
 )
 def test_a_vf_without_a_pod_is_the_hosts_or_vfios_or_free(
     make_host: MakeHost, vf_driver: str, user: str

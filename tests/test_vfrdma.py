@@ -183,7 +183,7 @@ def test_a_device_in_another_namespace_is_absent_and_a_finding(make_host: MakeHo
     assert findings(host) == []
 
 
-@pytest.mark.parametrize("driver", ["vfio-pci", ""])
+@pytest.mark.parametrize("driver", ["vfio-pci", "mlx5_vfio_pci", ""])
 def test_a_vf_without_kernel_driver_needs_no_rdma_device(make_host: MakeHost, driver: str) -> None:
     pf = roce(vfs=1, rdma_elsewhere={0})
     pf.vf_driver = driver

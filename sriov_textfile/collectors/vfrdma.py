@@ -172,7 +172,7 @@ def _add(families: dict[str, Family], name: str, series: str, value: int) -> Non
     """Add the value of a counter by its name in sysfs."""
     metric, _ = COUNTERS.get(name, (name, ""))
     if name == _LIFESPAN:
-        help = "How long the driver keeps the values of its counters before it reads them anew."
+        help = "How long the driver keeps the values of its counters before it reads them again."
         family = families.setdefault(name, _family("lifespan_seconds", help, "gauge"))
         family.add(series, value / 1000)
         return

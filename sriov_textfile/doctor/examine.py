@@ -51,6 +51,7 @@ def _examine(snapshot: Snapshot, describe_nic: inventory.DescribeNic) -> Report:
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         user=_user(),
         timeout_seconds=config.timeout,
+        pf_exclude=config.pf_exclude.pattern if config.pf_exclude else "",
         collectors=[
             CollectorResult(run.name, not run.failed, run.seconds, run.skips) for run in collectors
         ],

@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator
 
 from sriov_textfile.doctor import drivers
 from sriov_textfile.doctor.report import Finding, Report, Textfile
-from sriov_textfile.host import rtnetlink
+from sriov_textfile.host import pci, rtnetlink
 from sriov_textfile.inventory import Pf, Vf
 from sriov_textfile.problems import Problem, counted
 
-# Drivers that assign a device to a virtual machine or to a program in userspace.
-_USERSPACE_DRIVERS = ("vfio-pci", "igb_uio", "uio_pci_generic", "pci-stub")
 _MAX_PER_CODE = 20
 
 # What a problem means: by subject if that is a flag, otherwise by code.
@@ -52,7 +50,8 @@ _HINTS = {
     "unreadable-device": "check that this user can read it; if so, see dmesg for driver messages",
     "unreadable": "check that this user can read it; if so, see dmesg for driver messages",
     "bad-counter": "the driver publishes it this way: try a newer driver",
-    "repeated-series": "find the devices or pods that share these labels",
+    "repeated-series": "find what shares these labels: two PCI devices with the same VF (ls -l"
+    " /sys/bus/pci/devices/*/virtfn*), or two pods with the same name (crictl pods)",
     "web-config": "correct the file; docs/https.md describes it",
 }
 _DEFAULT_HINT = "see dmesg and the log of the service"
@@ -200,7 +199,7 @@ def _no_netdev(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
         if pf.netdev:
             continue
-        if pf.driver in _USERSPACE_DRIVERS:
+        if pci.is_userspace(pf.driver):
             meaning = "the PF is assigned to a virtual machine or to a program in userspace"
             hint = "bind the PF to its network driver, unless this is intended"
         elif not pf.driver:
@@ -217,7 +216,7 @@ def _no_netdev(report: Report) -> Iterator[Finding]:
             pf.address,
             f"PF {pf.address} (driver {pf.driver or 'none'}) has no netdev",
             f"{meaning}: no reader has counters for its VFs",
-            f"{hint}. To leave out every PF without a netdev: {_leave_out(pf)}",
+            f"{hint}. To leave out every PF without a netdev: {_leave_out(report)}",
         )
 
 
@@ -234,7 +233,7 @@ def _no_vfs(report: Report) -> Iterator[Finding]:
             name,
             f"{name} has no VFs; it supports {pf.total_vfs}",
             "there are no sriov_vf_* metrics for it",
-            f"{create}. If it should have none: {_leave_out(pf)}",
+            f"{create}. If it should have none: {_leave_out(report)}",
         )
 
 
@@ -264,29 +263,36 @@ def _no_counters(report: Report) -> Iterator[Finding]:
 
 def _only_zeros(report: Report) -> Iterator[Finding]:
     for pf in report.inventory.pfs:
-        served = {reader.name: reader.vfs for reader in pf.readers}
-        counters = [vf.counters for vf in pf.vfs if vf.counters]
-        above_0 = any(any(values.values()) for values in counters)
-        has_counted = above_0 or any(vf.held_back_since is not None for vf in pf.vfs)
-        if not (served["netlink"] and counters) or has_counted:
+        if not _has_only_zeros(pf):
             continue
-        evidence = [text for vf in pf.vfs if (text := _in_use(vf))]
-        row = drivers.row(pf)
-        if not (evidence or (row and row.zeros)):
-            continue
+        count = sum(bool(vf.counters) for vf in pf.vfs)
+        evidence = _evidence(pf)
         although = f", although {evidence[0]}" if evidence else ""
         yield Finding(
             "only-zeros",
             pf.netdev,
-            f"all counters of the {counted(len(counters), 'VF')} of {pf.netdev} are 0{although}",
-            f"{_why_zeros(pf, row)}; without VF counters the kernel reports 0, indistinguishable"
+            f"all counters of the {counted(count, 'VF')} of {pf.netdev} are 0{although}",
+            f"{_why_zeros(pf)}; without VF counters the kernel reports 0, indistinguishable"
             " from idle VFs",
             "use a driver with VF counters (docs/hardware.md); until then leave the zeros out:"
-            f" {_leave_out(pf)}",
+            f" {_leave_out(report)}",
         )
 
 
-def _why_zeros(pf: Pf, row: drivers.Row | None) -> str:
+def _has_only_zeros(pf: Pf) -> bool:
+    """Whether all counters are 0 although a VF is in use or the driver has no VF counters."""
+    served = {reader.name: reader.vfs for reader in pf.readers}
+    counters = [vf.counters for vf in pf.vfs if vf.counters]
+    above_0 = any(any(values.values()) for values in counters)
+    has_counted = above_0 or any(vf.held_back_since is not None for vf in pf.vfs)
+    if not (served["netlink"] and counters) or has_counted:
+        return False
+    row = drivers.row(pf)
+    return bool(_evidence(pf) or (row and row.zeros))
+
+
+def _why_zeros(pf: Pf) -> str:
+    row = drivers.row(pf)
     if row is None:
         return f"either all of them are idle, or driver {pf.driver} has no VF counters"
     if row.zeros:
@@ -297,14 +303,18 @@ def _why_zeros(pf: Pf, row: drivers.Row | None) -> str:
     )
 
 
+def _evidence(pf: Pf) -> list[str]:
+    return [text for vf in pf.vfs if (text := _in_use(vf))]
+
+
 def _in_use(vf: Vf) -> str:
     """Return evidence that a VF is in use, or "" if there is none."""
     if vf.netdev_packets:
         return f"{vf.netdev} (VF {vf.number}) has itself counted {vf.netdev_packets} packets"
     if vf.pods:
         return f"pod {vf.pods[0]} uses VF {vf.number}"
-    if vf.driver == "vfio-pci":
-        return f"VF {vf.number} is bound to vfio-pci for a virtual machine or DPDK"
+    if pci.is_userspace(vf.driver):
+        return f"VF {vf.number} is bound to {vf.driver} for a virtual machine or DPDK"
     return ""
 
 
@@ -367,21 +377,28 @@ def _rdma(report: Report) -> Iterator[Finding]:
 
 
 def _has_kernel_driver(vf: Vf) -> bool:
-    return vf.driver not in ("", *_USERSPACE_DRIVERS)
+    return bool(vf.driver) and not pci.is_userspace(vf.driver)
 
 
 def _numa_misaligned(report: Report) -> Iterator[Finding]:
     for container in report.inventory.kubelet.containers:
-        cpus, devices = set(container.cpu_numa_nodes), set(container.device_numa_nodes)
-        if cpus and devices - cpus:
+        cpus = set(container.cpu_numa_nodes)
+        # A device may be local to several nodes, and CPUs on one of them suffice.
+        elsewhere = {
+            node
+            for device in container.devices
+            if cpus.isdisjoint(device.numa_nodes)
+            for node in device.numa_nodes
+        }
+        if cpus and elsewhere:
             yield Finding(
                 "numa-misaligned",
                 container.name,
-                f"{container.name} has devices on NUMA node {_listed(devices - cpus)}, but its"
+                f"{container.name} has devices on NUMA node {_listed(elsewhere)}, but its"
                 f" exclusive CPUs are on node {_listed(cpus)}",
                 "every packet crosses the interconnect between the processors",
                 "set topologyManagerPolicy: single-numa-node in the kubelet's configuration, and"
-                " delete the pod, so that its replacement is placed anew",
+                " recreate the pod",
             )
 
 
@@ -435,24 +452,7 @@ def _textfile(report: Report) -> Iterator[Finding]:
             " service: ReadWritePaths=)",
         )
     yield from _unread(textfile)
-    if textfile.age_seconds is None and not textfile.problem:
-        yield Finding(
-            "textfile-missing",
-            path,
-            f"{path} does not exist",
-            "nothing has been written yet",
-            "start the timer (systemctl start sriov-textfile.timer), cron job or sidecar that"
-            " writes it, and read its log",
-        )
-    elif (textfile.age_seconds or 0) > textfile.stale_after_seconds:
-        yield Finding(
-            "textfile-stale",
-            path,
-            f"{path} was written {textfile.age_seconds:.0f} s ago",
-            "Prometheus still scrapes the old values, so rates are 0",
-            "find out why it is no longer written: systemctl status 'sriov-textfile*' and the"
-            " journal, or the log of the container",
-        )
+    yield from _unwritten(textfile)
 
 
 def _unread(textfile: Textfile) -> Iterator[Finding]:
@@ -478,8 +478,39 @@ def _unread(textfile: Textfile) -> Iterator[Finding]:
     )
 
 
-def _leave_out(pf: Pf) -> str:
-    return f"--collector.pf-exclude={shlex.quote(f'^{re.escape(pf.netdev)}$')}"
+def _unwritten(textfile: Textfile) -> Iterator[Finding]:
+    path = textfile.path
+    if textfile.age_seconds is None and not textfile.problem:
+        yield Finding(
+            "textfile-missing",
+            path,
+            f"{path} does not exist",
+            "nothing has been written yet",
+            "start the timer (systemctl start sriov-textfile.timer), cron job or sidecar that"
+            " writes it, and read its log",
+        )
+    elif (textfile.age_seconds or 0) > textfile.stale_after_seconds:
+        yield Finding(
+            "textfile-stale",
+            path,
+            f"{path} was written {textfile.age_seconds:.0f} s ago",
+            "Prometheus still scrapes the old values, so rates are 0",
+            "find out why it is no longer written: systemctl status 'sriov-textfile*' and the"
+            " journal, or the log of the container",
+        )
+
+
+def _leave_out(report: Report) -> str:
+    """Return the flag that leaves out every PF for which a finding suggests it.
+
+    Of several such flags only the last one applies, so it has the pattern of the report's flags.
+    """
+    pfs = report.inventory.pfs
+    unwanted = {pf.netdev for pf in pfs if not (pf.netdev and pf.vfs) or _has_only_zeros(pf)}
+    patterns = [f"^{re.escape(netdev)}$" for netdev in sorted(unwanted)]
+    whole = "|".join([report.pf_exclude, *patterns] if report.pf_exclude else patterns)
+    keep = "; remove from it the PFs that you want to keep" if len(patterns) > 1 else ""
+    return f"--collector.pf-exclude={shlex.quote(whole)}{keep}"
 
 
 RULES: tuple[Callable[[Report], Iterator[Finding]], ...] = (

@@ -63,6 +63,7 @@ class Report:
     time: str  # RFC 3339, UTC
     user: str
     timeout_seconds: float  # --timeout, for all collectors together
+    pf_exclude: str  # --collector.pf-exclude; "" if it is not given
     collectors: list[CollectorResult]  # those that are on
     failed: list[Problem]  # what a collection would log as errors
     skipped: list[Problem]  # what a collection would log as warnings

@@ -190,8 +190,8 @@ def _containers(containers: Sequence[Container]) -> list[list[str]]:
             container.name,
             _ranges(container.cpus) or "-",
             ",".join(container.cpu_numa_nodes) or "-",
-            " ".join(container.devices) or "-",
-            ",".join(container.device_numa_nodes) or "-",
+            " ".join([device.name for device in container.devices]) or "-",
+            ",".join(sorted({n for device in container.devices for n in device.numa_nodes})) or "-",
         ]
         for container in containers
     ]
@@ -237,7 +237,7 @@ def _environment(report: Report) -> list[tuple[str, str]]:
 
 def _flags_of(services: Sequence[str]) -> str:
     first, *others = services
-    return f"looked with the flags of {first}" + (f"; not of {', '.join(others)}" if others else "")
+    return f"used the flags of {first}" + (f"; not of {', '.join(others)}" if others else "")
 
 
 def _pods(kubelet: Kubelet) -> str:

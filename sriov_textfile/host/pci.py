@@ -85,6 +85,15 @@ def vf_driver_and_netdev(sysbuspci: str, address: str) -> tuple[str, str]:
     return _link_name(f"{device}/driver") or "", netdevs[0] if netdevs else ""
 
 
+def is_userspace(driver: str) -> bool:
+    """Return whether a driver assigns a device to a virtual machine or to a program in userspace.
+
+    Some NICs have a VFIO driver of their own, such as mlx5_vfio_pci, for live migration.
+    """
+    # vfio-pci, mlx5_vfio_pci, igb_uio, uio_pci_generic
+    return "vfio" in driver or "uio" in driver or driver == "pci-stub"
+
+
 def _ports(sysbuspci: str, address: str, skip: Skip) -> list[Pf]:
     """Return the network PF at this address, once for each of its ports; [] if there is none.
 

@@ -101,7 +101,7 @@ def _user_of(snapshot: Snapshot, address: str) -> str:
         return "unknown"
     if not driver:
         return "free"
-    if "vfio" in driver or "uio" in driver:  # vfio-pci, mlx5_vfio_pci, igb_uio
+    if pci.is_userspace(driver):
         return "vfio"
     return "host" if netdev else "netns"
 
@@ -111,5 +111,5 @@ def _cpu_nodes(containers: list[inventory.Container]) -> dict[str, list[str]]:
     nodes: dict[str, set[str]] = {}
     for container in containers:
         for device in container.devices:
-            nodes.setdefault(device, set()).update(container.cpu_numa_nodes)
+            nodes.setdefault(device.name, set()).update(container.cpu_numa_nodes)
     return {device: sorted(found) for device, found in nodes.items()}
