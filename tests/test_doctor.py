@@ -839,7 +839,7 @@ def test_a_kubelet_socket_without_permission_is_a_finding(tmp_path: Path) -> Non
 
 def test_a_hung_kubelet_is_a_finding(make_host: MakeHost, tmp_path: Path) -> None:
     node = SimulatedNode(tmp_path, [])
-    flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}", "--timeout=0.3s"]
+    flags = ["--collector.kubepoddevice", f"--path.kubeletSocket={node.socket}", "--timeout=2s"]
     with node.running("hangs"):
         found = only_finding(make_host(WITH_COUNTERS), *flags)
     assert "did not answer in time" in found["what"]
