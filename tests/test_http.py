@@ -24,8 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sriov_textfile import __version__, flags
 from sriov_textfile.gather import Gatherer
 from sriov_textfile.log import Log
+from sriov_textfile.outputs.http import connections
 from sriov_textfile.outputs.http.application import Application
-from sriov_textfile.outputs.http.messages import Request
+from sriov_textfile.outputs.http.messages import Request, Response
 from sriov_textfile.outputs.http.rate_limits import RateLimits, TokenBucket
 from sriov_textfile.simulate.host import SimulatedHost, SimulatedPf
 from tests.conftest import Host, MakeHost
@@ -362,6 +363,31 @@ def test_hung_sysfs_is_503_and_requests_do_not_pile_up(
         return [first, *others]
 
     assert asyncio.run(many()) == [503] * 21
+
+
+def test_an_answer_that_cannot_be_sent_is_logged_and_the_connection_closed(
+    make_host: MakeHost, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = application(make_host(SimulatedPf()))
+
+    async def answer(request: Request) -> Response:
+        return Response(200, b"", ("X-Line", "ends\n"))
+
+    async def first_bytes() -> bytes:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = connections.Server(app, Log("error"))
+            accepting = asyncio.ensure_future(server.accept(listener))
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            try:
+                return await asyncio.wait_for(reader.read(100), 10)
+            finally:
+                writer.close()
+                accepting.cancel()
+
+    app.answer = answer  # type: ignore[method-assign]
+    assert asyncio.run(first_bytes()) == b""
+    assert "cannot send an answer" in capfd.readouterr().err
 
 
 # --- listen addresses ---------------------------------------------------------------------------

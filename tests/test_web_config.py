@@ -136,6 +136,13 @@ def test_headers_are_part_of_every_answer(serve: Serve, path: Path) -> None:
         assert server.request("GET", target)[1]["X-Frame-Options"] == "deny"
 
 
+def test_spaces_around_the_value_of_a_header_are_left_out(serve: Serve, path: Path) -> None:
+    name = "Strict-Transport-Security"
+    path.write_text(f'http_server_config:\n  headers:\n    {name}: " max-age=1; preload "\n')
+    server = serve(f"--web.config.file={path}")
+    assert server.request("GET", "/metrics")[1][name] == "max-age=1; preload"
+
+
 def test_a_password_of_more_than_72_bytes_counts_up_to_there(serve: Serve, path: Path) -> None:
     path.write_text(f"basic_auth_users:\n  ann: {hashed('x' * 72)}\n")
     server = serve(f"--web.config.file={path}")
@@ -423,6 +430,33 @@ def test_the_sockets_of_systemd_are_served(serve: Serve) -> None:
         server = serve(command=command, pass_fds=(listener.fileno(),))
     assert server.port == port
     assert server.request("GET", "/metrics")[0] == 200
+
+
+@pytest.mark.parametrize("address", ["", "\0sriov-client"])
+def test_clients_of_a_unix_socket_are_served(tmp_path: Path, address: str) -> None:
+    """A client may have bound its own socket to an abstract address."""
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        command = activated(listener.fileno(), f"--path.sysbuspci={tmp_path}")
+        program = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, pass_fds=[listener.fileno()]
+        )
+    try:
+        for _ in range(2):
+            with socket.socket(socket.AF_UNIX) as client:
+                if address:
+                    client.bind(f"{address}-{os.getpid()}")
+                client.settimeout(20)
+                client.connect(path)
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.recv(12) == b"HTTP/1.1 200"
+        assert program.poll() is None
+    finally:
+        program.kill()
+        _, log = program.communicate()
+    assert f"address={path}" in log
 
 
 @pytest.mark.parametrize("kind", ["none", "a pipe", "not listening"])

@@ -205,13 +205,6 @@ class Connection(asyncio.Protocol):
         except h11.RemoteProtocolError as error:
             self._malformed(str(error), error.error_status_hint)
 
-    def eof_received(self) -> bool:
-        """Keep the connection half open until the answer is sent; asyncio calls this.
-
-        TLS has no half-open connections.
-        """
-        return self.answering and not self._server.tls
-
     def _next_request(self) -> None:
         """Start to answer the next request, if it is complete."""
         event = self._http.next_event()
@@ -240,7 +233,12 @@ class Connection(asyncio.Protocol):
         assert self._transport
         if self._transport.is_closing():
             return
-        self._send(response, with_body=request.method != b"HEAD")
+        try:
+            self._send(response, with_body=request.method != b"HEAD")
+        except h11.LocalProtocolError as error:
+            self._server.log_rarely(f"cannot send an answer: {error}")
+            self.abort()
+            return
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             self._transport.close()
             return
@@ -304,12 +302,12 @@ def _request(client: str, request: h11.Request) -> Request:
 def _client(address: Any) -> str:
     """Return what a client's limits are for: its IPv4 address, or its IPv6 network of 64 bits.
 
-    A host may use any address of its network. `address` is that of a socket.
+    A host may use any address of its network. `address` is that of a socket: of a unix socket it is
+    a path, or bytes if it is abstract.
     """
-    try:
-        ip = ipaddress.ip_address(address[0].partition("%")[0])
-    except (IndexError, ValueError):
-        return "a unix socket"
+    if not (isinstance(address, tuple) and isinstance(address[0], str)):
+        return "a local socket"
+    ip = ipaddress.ip_address(address[0].partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return str(ip)
     return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))

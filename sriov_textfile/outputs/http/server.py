@@ -26,8 +26,9 @@ class ListenError(Exception):
 def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str], object]) -> None:
     """Answer requests until SIGTERM or SIGINT.
 
-    `started` is called with the address as soon as connections are accepted. Raises ListenError,
-    and ProblemError for a web configuration file that cannot be used.
+    `started` is called with the address once the sockets listen: clients can connect, and are
+    answered after it. Raises ListenError, and ProblemError for a web configuration file that cannot
+    be used.
     """
     web, tls = None, False
     if config.web_config_file:
@@ -42,7 +43,7 @@ def serve(gatherer: Gatherer, config: Config, log: Log, started: Callable[[str],
     loop = asyncio.new_event_loop()
     server = Server(app, log, tls)
     loop.set_exception_handler(lambda loop, context: server.log_rarely(_unexpected(context)))
-    serving = asyncio.gather(*[loop.create_task(server.accept(one)) for one in listeners])
+    serving = asyncio.gather(*[loop.create_task(server.accept(listener)) for listener in listeners])
     for stop in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop, serving.cancel)
     try:
@@ -102,7 +103,9 @@ def _from_systemd() -> list[socket.socket]:
 
 def _local_address(listener: socket.socket) -> str:
     address = listener.getsockname()
-    return _address(address[0], address[1]) if isinstance(address, tuple) else str(address)
+    if isinstance(address, tuple) and isinstance(address[0], str):
+        return _address(address[0], address[1])
+    return os.fsdecode(address) if isinstance(address, bytes) else str(address)
 
 
 def _address(host: str, port: int) -> str:

@@ -94,7 +94,10 @@ class WebConfigFile:
             tls=tls.context(settings) if settings.enabled else None,
             allowed_sans=None if sans is None else frozenset(sans),
             users=found.basic_auth_users,
-            headers=tuple(found.http_server_config.headers.items()),
+            # Spaces at the ends are not a part of a value (RFC 9110, section 5.5). Go removes them.
+            headers=tuple(
+                (name, value.strip(" ")) for name, value in found.http_server_config.headers.items()
+            ),
         )
 
 
