@@ -98,7 +98,7 @@ def twenty_requests_a_second(abuse: Abuse) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_connections(abuse: Abuse, count: int, request: bytes) -> Iterator[None]:
-    """Keep connections open, and open those anew that the server closes."""
+    """Keep connections open, and open those again that the server closes."""
     clients: list[socket.socket] = []
 
     def connect() -> None:

@@ -74,7 +74,7 @@ def serve() -> grpc.Server:
 
 
 def main() -> None:
-    """Serve, and register again whenever the kubelet has started anew.
+    """Serve, and register again whenever the kubelet has started again.
 
     A kubelet that starts removes all sockets in its folder and creates its own.
     """

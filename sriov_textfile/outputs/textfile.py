@@ -30,7 +30,7 @@ def acquire(path: str, seconds: float) -> int:
     never replace newer ones. It is the lock of a file next to the one at `path`, so it ends with
     its process, and works across containers that share the folder. Other users cannot open that
     file, and so cannot keep the program from writing. It is not removed: a process that waits for
-    it and one that creates it anew would both have a lock.
+    it and one that creates it again would both have a lock.
 
     If this user cannot open it, another user wrote the metrics before. It is replaced after
     `seconds`, and write() fails for a process that still has the old one. Raises ProblemError if
