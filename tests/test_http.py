@@ -390,6 +390,48 @@ def test_an_answer_that_cannot_be_sent_is_logged_and_the_connection_closed(
     assert "cannot send an answer" in capfd.readouterr().err
 
 
+def test_a_connection_that_is_closed_as_soon_as_it_is_accepted_causes_no_error(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address has too many connections, and the other one is being answered."""
+    monkeypatch.setattr(connections, "_CONNECTIONS_OF_ADDRESS", 2)
+    app = application(make_host(SimulatedPf()))
+    server = connections.Server(app, Log("error"))
+    errors: list[object] = []
+
+    async def six_clients() -> None:
+        asked, resume = asyncio.Event(), asyncio.Event()
+
+        async def answer(request: Request) -> Response:
+            asked.set()
+            await resume.wait()
+            return Response(200, b"")
+
+        app.answer = answer  # type: ignore[method-assign]
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            accepting = asyncio.ensure_future(server.accept(listener))
+            first, first_writer = await asyncio.open_connection(*listener.getsockname())
+            first_writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asyncio.wait_for(asked.wait(), 10)
+            # Without a pause: the server accepts them one right after the other.
+            clients = [socket.create_connection(listener.getsockname()) for _ in range(5)]
+            for client in clients[:-1]:
+                client.settimeout(10)
+                assert await asyncio.to_thread(client.recv, 1) == b""
+            resume.set()
+            assert await asyncio.wait_for(first.read(12), 10) == b"HTTP/1.1 200"
+            for client in clients:
+                client.close()
+            first_writer.close()
+            while server._connections:
+                await asyncio.sleep(0.01)
+            accepting.cancel()
+
+    asyncio.run(asyncio.wait_for(six_clients(), 20))
+    assert errors == []
+
+
 # --- listen addresses ---------------------------------------------------------------------------
 
 

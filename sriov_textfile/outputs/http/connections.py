@@ -171,7 +171,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         elif self._task:
             self._task.cancel()
-            self._client.close()
+            # Not now: asyncio may already have scheduled to read from its file descriptor.
+            self._task.add_done_callback(lambda _: self._client.close())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; asyncio calls this."""
