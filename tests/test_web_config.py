@@ -136,9 +136,12 @@ def test_headers_are_part_of_every_answer(serve: Serve, path: Path) -> None:
         assert server.request("GET", target)[1]["X-Frame-Options"] == "deny"
 
 
-def test_spaces_around_the_value_of_a_header_are_left_out(serve: Serve, path: Path) -> None:
+@pytest.mark.parametrize("value", ['" max-age=1; preload "', "|\n      max-age=1; preload"])
+def test_white_space_around_the_value_of_a_header_is_left_out(
+    serve: Serve, path: Path, value: str
+) -> None:
     name = "Strict-Transport-Security"
-    path.write_text(f'http_server_config:\n  headers:\n    {name}: " max-age=1; preload "\n')
+    path.write_text(f"http_server_config:\n  headers:\n    {name}: {value}\n")
     server = serve(f"--web.config.file={path}")
     assert server.request("GET", "/metrics")[1][name] == "max-age=1; preload"
 

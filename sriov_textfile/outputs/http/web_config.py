@@ -94,9 +94,8 @@ class WebConfigFile:
             tls=tls.context(settings) if settings.enabled else None,
             allowed_sans=None if sans is None else frozenset(sans),
             users=found.basic_auth_users,
-            # Spaces at the ends are not a part of a value (RFC 9110, section 5.5). Go removes them.
             headers=tuple(
-                (name, value.strip(" ")) for name, value in found.http_server_config.headers.items()
+                (name, _sent(value)) for name, value in found.http_server_config.headers.items()
             ),
         )
 
@@ -130,12 +129,22 @@ def _parse(text: bytes) -> _File:
         allowed = _HEADERS.get(name)
         if allowed is None:
             raise ValueError(f"the header {name} cannot be set; use {', '.join(_HEADERS)}")
-        if (allowed and value not in allowed) or not (value.isascii() and value.isprintable()):
+        sent = _sent(value)
+        if (allowed and value not in allowed) or not (sent.isascii() and sent.isprintable()):
             raise ValueError(f"the header {name} cannot be {value!r}")
     for user, password in found.basic_auth_users.items():
         if not (password.startswith("$2") and len(password) in _HASH_LENGTHS):
             raise ValueError(f"the password of the user {user} is not a bcrypt hash")
     return found
+
+
+def _sent(value: str) -> str:
+    """Return the value of a header as it is sent.
+
+    White space at the ends is no part of it (RFC 9110, section 5.5), such as the newline of a YAML
+    block. Go removes it too.
+    """
+    return value.strip(" \t\r\n")
 
 
 class _Loader(yaml.BaseLoader):
