@@ -154,6 +154,7 @@ def patched_by_post_renderer(folder: Path, input: Path) -> list[Manifest]:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert not (folder / "deployment/kube-prometheus-stack/helm.yaml").exists()  # has passwords
     return list(yaml.safe_load_all(done.stdout))
 
 

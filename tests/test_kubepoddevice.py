@@ -705,8 +705,8 @@ def test_a_hung_kubelet_leaves_time_for_all_other_metrics(
     path = tmp_path / "sriov.prom"
     with simulated.running("hangs"):
         start = time.monotonic()
-        run = collect(simulated, "--timeout=1s", f"--textfile.path={path}")
-        assert time.monotonic() - start < 5
+        run = collect(simulated, "--timeout=3s", f"--textfile.path={path}")
+        assert time.monotonic() - start < 10
     run.out = path.read_text()
     assert_only_pods_are_missing(
         run, f"cannot query the kubelet at {simulated.socket}: it did not answer in time"
@@ -720,5 +720,5 @@ def test_a_kubelet_that_accepts_connections_but_sends_nothing_is_reported(
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(simulated.socket))
         mute.listen(8)
-        run = collect(simulated, "--timeout=1s")
+        run = collect(simulated, "--timeout=3s")
     assert_only_pods_are_missing(run, f"cannot query the kubelet at {simulated.socket}: it ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import truth
@@ -174,8 +174,13 @@ def ones(labels: Iterable[tuple[str, ...]]) -> Series:
     return dict.fromkeys(labels, 1)
 
 
-def compare(node: Node, page: Callable[[], str], starting: str = "") -> None:
-    """Compare a page with the truth. It is fetched again if the truth changes meanwhile."""
+def compare(
+    node: Node, page: Callable[[], str], starting: str = "", off: Collection[str] = ()
+) -> None:
+    """Compare a page with the truth. It is fetched again if the truth changes meanwhile.
+
+    `off` has the collectors that are off.
+    """
     for _ in range(10):
         before = expected(node, starting)
         text = page()
@@ -184,27 +189,27 @@ def compare(node: Node, page: Callable[[], str], starting: str = "") -> None:
         time.sleep(1)
     else:
         raise AssertionError("the node does not settle")
-    differences = [*failures(text), *differing(text, before)]
+    differences = [*failures(text), *differing(text, before, off)]
     assert not differences, "\n".join(differences)
 
 
 def failures(page: str) -> list[str]:
-    """Return the collectors that failed."""
-    return [
-        f"{labels['collector']} failed"
-        for name, labels, value in parse(page)
-        if name == SUCCESS and value != 1
-    ]
+    """Return the collectors that failed, or that none ran."""
+    success = {labels["collector"]: value for name, labels, value in parse(page) if name == SUCCESS}
+    if not success:
+        return ["no collector ran"]
+    return [f"{collector} failed" for collector, value in success.items() if value != 1]
 
 
-def differing(page: str, truths: list[Expected]) -> list[str]:
+def differing(page: str, truths: list[Expected], off: Collection[str] = ()) -> list[str]:
     """Return a line for each comparison in which a page differs from the truth.
 
-    Of a collector that failed there must be no series. One that is off is not compared.
+    Of a collector that failed there must be no series. Only those in `off` are not compared.
     """
     samples = parse(page)
     success = {labels["collector"]: value for name, labels, value in samples if name == SUCCESS}
-    differences = []
+    expected = {truth.collector for truth in truths} - set(off)
+    differences = [f"{collector} did not run" for collector in sorted(expected - success.keys())]
     for source, collector, metric, keys, series in truths:
         if collector in success:
             found = {

@@ -98,7 +98,7 @@ def test_node_exporter_delivers_the_file(node: Node) -> None:
 @pytest.mark.parametrize("url", [HTTP, OPERATOR], ids=["http", "operator"])
 def test_the_page(node: Node, url: str) -> None:
     wait(url, with_page(url))
-    compare(node, lambda: get(url))
+    compare(node, lambda: get(url), off=["kubepodcpu"])
 
 
 def test_doctor_in_the_container(node: Node) -> None:
@@ -117,7 +117,7 @@ def test_after_a_restart_of_the_kubelet(node: Node) -> None:
     """A mounted folder shows the kubelet's new socket. A mounted file is the old one."""
     wait("the devices", restart_kubelet())
     wait(HTTP, with_page(HTTP))
-    compare(node, lambda: get(HTTP))
+    compare(node, lambda: get(HTTP), off=["kubepodcpu"])
     compare(node, textfile)
     assert failures(get(OPERATOR)) == ["kubepoddevice failed"]
     assert "sriov_kubepoddevice{" not in get(OPERATOR)
