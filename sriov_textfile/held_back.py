@@ -79,14 +79,14 @@ def judge(
         return Past(now, counted)
     held_back: dict[str, int] = {}
     earlier = recall() if past is None else past
-    unlisted = {*earlier.counted, *earlier.held_back}.difference(counted, silent)
+    known = {*earlier.counted, *earlier.held_back}
+    unlisted = known.difference(counted, silent)
     if past is not None:  # What was recalled has names for one port and for several.
         for name in unlisted:
             since = min(past.held_back.get(name, int(now)), int(now))
             if now - since < BELIEVED_AFTER:
                 held_back[name] = since
-    had_counted = {name: name for name in silent.keys() & earlier.counted}
-    had_counted.update({name: name for name in silent.keys() & earlier.held_back.keys()})
+    had_counted = {name: name for name in silent.keys() & known}
     if unlisted:
         for name, (pf, vf, _) in silent.items():
             for other in _other_names(pf, vf):
@@ -94,11 +94,11 @@ def judge(
                     had_counted.setdefault(name, other)
     for name, before in had_counted.items():
         pf, vf, failed = silent[name]
-        known = earlier.held_back.get(before)
-        if created(pf.vfs[vf]) > (earlier.time if known is None else known):
+        begun = earlier.held_back.get(before)
+        if created(pf.vfs[vf]) > (earlier.time if begun is None else begun):
             continue
         # Zeros may begin after a failure of any length. A time in the future is of a wrong clock.
-        since = int(now) if known is None or failed or known > now else known
+        since = int(now) if begun is None or failed or begun > now else begun
         if now - since < BELIEVED_AFTER:
             held_back[name] = since
     return Past(now, counted, held_back)

@@ -97,7 +97,6 @@ class Snapshot:
         self.left_out: list[Pf] = []  # that the flags pf-include and pf-exclude leave out
         self._rtnetlink: Rtnetlink | None = None
         self._memory = memory or Memory()
-        self._found: list[Pf] = []  # the PFs of the machine, also those that the flags leave out
         self._values: dict[object, object] = {}
         self._unreadable: dict[object, Problem] = {}
 
@@ -133,9 +132,8 @@ class Snapshot:
 
     def _select_pfs(self) -> list[Pf]:
         include, exclude = self.config.pf_include, self.config.pf_exclude
-        self._found = pci.discover(self.config.sysbuspci, self.skip)
         selected: list[Pf] = []
-        for pf in self._found:
+        for pf in pci.discover(self.config.sysbuspci, self.skip):
             is_included = include is None or include.search(pf.netdev)
             is_excluded = exclude is not None and exclude.search(pf.netdev)
             (selected if is_included and not is_excluded else self.left_out).append(pf)
@@ -194,7 +192,7 @@ class Snapshot:
 
     def _numbers_of_vfs(self) -> list[tuple[str, int]]:
         # Also of the PFs that the flags leave out: a dump ends at the first that is too large.
-        return [(pf.netdev, len(pf.vfs)) for pf in self._found]
+        return [(pf.netdev, len(pf.vfs)) for pf in (*self.pfs, *self.left_out)]
 
     @property
     def _dump(self) -> tuple[dict[str, bytes], int]:
