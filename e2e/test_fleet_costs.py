@@ -22,10 +22,13 @@ VFS = 64
 
 def test_make_fleet_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "build/fleet.json")
+    # In half a minute, Prometheus must scrape the nodes and after that itself.
+    monkeypatch.setattr(benchmark, "SCRAPE_SECONDS", 10)
     benchmark.main(["--nodes=4", "--vfs=16", "--minutes=0.5", "--storm"])
     ((title, result),) = json.loads((tmp_path / "build/fleet.json").read_text()).items()
     assert title.startswith("4 nodes with 64 VFs, ")
     assert result["series"] > 4 * 200
+    assert result["samples_per_second"] > 0
     assert result["memory_bytes"] > 10_000_000
     assert {group["failed"] + group["missed"] for group in result["groups"].values()} == {0}
     assert [query for query in result["queries"] if query["error"]] == []

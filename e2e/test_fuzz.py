@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import subprocess
 import sys
@@ -98,9 +97,8 @@ DEFECTS = {
 
 
 def test_the_program_survives_damaged_machines() -> None:
-    seed = random.SystemRandom().randrange(2**32)
-    command = [sys.executable, "-m", "e2e.fuzz", f"--cases={CASES}", f"--seed={seed}"]
-    print(f"seed {seed}")
+    """`make fuzz` looks for what is wrong in cases that nobody has tried."""
+    command = [sys.executable, "-m", "e2e.fuzz", f"--cases={CASES}", "--seed=1"]
     done = subprocess.run(command, capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stderr

@@ -163,6 +163,16 @@ def known(screen: str) -> bool:
     return bool(re.search(r"^\+ core/d .* \d+%", screen, re.MULTILINE))
 
 
+def busiest_is_right(screen: str) -> bool:
+    """Whether the screen has what the pod with the most traffic receives, and that it drops."""
+    (line,) = [line for line in screen.splitlines() if "core/d" in line and "%" in line]
+    values = line.split()
+    assert values[:3] == ["+", "core/d", "ens1f0"]
+    received = float(values[3].removesuffix("G")) * 1e9
+    true = 15 * BYTES_PER_SECOND * 8
+    return abs(received - true) < 0.05 * true and float(values[7]) > 1
+
+
 # --- the screen and the keys ------------------------------------------------------------
 
 
@@ -172,15 +182,11 @@ def test_the_busiest_pod_its_pf_and_its_drops_are_on_the_first_screen(
 ) -> None:
     with terminal(tmux, tmp_path, width, height) as shell:
         shell.keys(command, "Enter")
-        screen = shell.wait_until(known, "rates")
+        shell.wait_until(known, "rates")
+        # On a busy machine, the sample of a second may be late.
+        screen = shell.wait_until(busiest_is_right, "rate of the busiest pod")
         print(screen)
         assert rows(screen) == ["+ core/d", "+ core/c", "+ core/b", "+ core/a", "+ (vfio)"]
-        (line,) = [line for line in screen.splitlines() if "core/d" in line and "%" in line]
-        values = line.split()
-        assert values[:3] == ["+", "core/d", "ens1f0"]
-        received = float(values[3].removesuffix("G")) * 1e9
-        assert received == pytest.approx(15 * BYTES_PER_SECOND * 8, rel=0.05)
-        assert float(values[7]) > 1  # drops per second
         assert re.search(r"^ens1f0 +RX 2\.\d+G .* 8\d%! of 3\.00G +dropped \d", screen, re.M)
         shell.keys("q")
         shell.wait_for(PROMPT)
@@ -424,11 +430,10 @@ def test_a_recording_is_shown_again(shell: Terminal, command: str, tmp_path: Pat
     assert "  REC  " in shell.screen().splitlines()[0]
     shell.keys("-", "-")
     shell.wait_for("every 0.2 s")
-    time.sleep(3)
+    shell.wait_until(lambda _: len(path.read_text().splitlines()) > 9, "recorded samples")
     shell.keys("q")
     shell.wait_for(PROMPT)
     samples = len(path.read_text().splitlines()) - 1
-    assert samples > 8
     shell.keys(f"{sys.executable} -m sriov_textfile top --replay={path}", "Enter")
     shell.wait_for(rf"^replay \d+ of {samples}")
     shell.keys("Space", "]")

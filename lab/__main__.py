@@ -111,7 +111,11 @@ def _run(part: Part, built: Path, expression: str) -> tuple[int, int]:
     with tempfile.TemporaryDirectory(prefix="sriov-textfile-lab-") as folder:
         share = Path(folder)
         for attempt in (1, 2):
-            _fill(share, part)
+            try:
+                _fill(share, part)
+            except SystemExit as error:  # The other parts are run nevertheless.
+                say(f"{part.name}: {error}")
+                return 0, 1
             selected = shlex.join(["-m", part.marked, "-k", expression])
             (share / "pytest-options").write_text(selected)
             try:

@@ -150,9 +150,10 @@ def test_a_slow_reader_of_a_non_blocking_pipe_gets_the_whole_page(tmp_path: Path
     host = SimulatedHost(tmp_path / "host", [SimulatedPf(vfs=256, vf_driver="vfio-pci")])
     read, write = os.pipe()
     os.set_blocking(write, False)
-    program = subprocess.Popen([*MODULE, *host.flags], stdout=write, stderr=subprocess.PIPE)
+    command = [*MODULE, *host.flags, "--timeout=1s"]
+    program = subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
-    time.sleep(0.5)  # by now the pipe is full
+    time.sleep(2)  # by now the pipe is full, and the time for the collection is over
     with open(read) as pipe:
         text = pipe.read()
     assert len(text) > 65536

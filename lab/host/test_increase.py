@@ -234,7 +234,12 @@ def test_the_increase_is_the_true_growth(
 
 def test_vfs_that_are_removed_and_created_are_reset(program: Program) -> None:
     start = time.time()
-    time.sleep(INTERVAL)
+
+    def all_are_scraped() -> bool:
+        scraped = program.query("timestamp(sriov_vf_rx_bytes)", time.time())
+        return len(scraped) == 2 * len(MODES) and min(scraped.values()) > start
+
+    program.wait_for(all_are_scraped)
     for pf in program.module.host.pfs:
         program.module.host.set_vfs(pf, 0)
         program.module.host.set_vfs(pf, 2)

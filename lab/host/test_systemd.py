@@ -147,7 +147,7 @@ def test_the_sandbox_blocks_writes_outside_the_folder() -> None:
     DEFAULTS.write_text("SRIOV_TEXTFILE_PATH=/var/lib/prometheus/elsewhere.prom\n")
     sh("systemctl start sriov-textfile.service || true")
     assert not Path("/var/lib/prometheus/elsewhere.prom").exists()
-    journal = sh("journalctl --no-pager -n 5 -u sriov-textfile.service")
+    journal = sh("journalctl --sync && journalctl --no-pager -n 20 -u sriov-textfile.service")
     assert "cannot write /var/lib/prometheus/elsewhere.prom: Read-only file system" in journal
 
 

@@ -38,11 +38,17 @@ def rates(arguments: list[str]) -> list[dict[int, dict[str, float]]]:
     return [{vf["number"]: vf for vf in sample["pfs"][0]["vfs"]} for sample in samples]
 
 
-def report(what: str, ratios: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def report(what: str, samples: list[list[float]], capsys: pytest.CaptureFixture[str]) -> None:
+    """Check the ratios of each sample to what is known."""
+    ratios = [ratio for sample in samples for ratio in sample]
     with capsys.disabled():
         print(f"\n  {what}: {min(ratios):.4f} to {max(ratios):.4f} of the known growth")
-    assert min(ratios) > 0.98
-    assert max(ratios) < 1.02
+    # On a busy machine, counters may be half a second late. The next rate is then as much too high.
+    assert min(ratios) > 0.9
+    assert max(ratios) < 1.1
+    means = [sum(series) / len(samples) for series in zip(*samples, strict=True)]
+    assert min(means) > 0.98
+    assert max(means) < 1.02
 
 
 def test_the_rates_of_netlink_counters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,13 +59,15 @@ def test_the_rates_of_netlink_counters(tmp_path: Path, capsys: pytest.CaptureFix
     finally:
         module.remove()
     found = [
-        vf[f"{name}_per_second"] / GROWTH
+        [
+            vf[f"{name}_per_second"] / GROWTH
+            for vf in sample.values()
+            for name in COUNTERS
+            if name not in ("rx_broadcast", "rx_multicast")
+        ]
         for sample in samples
-        for vf in sample.values()
-        for name in COUNTERS
-        if name not in ("rx_broadcast", "rx_multicast")
     ]
-    assert len(found) == 3 * 8 * 6
+    assert [len(ratios) for ratios in found] == 3 * [8 * 6]
     report("netlink counters of vfsim", found, capsys)
 
 
@@ -101,11 +109,12 @@ def test_the_rates_of_traffic_between_two_vfs(
         before, start = read(statistics), time.monotonic()
         samples = rates(host.flags)
         after, end = read(statistics), time.monotonic()
-    found = []
+    found: list[list[float]] = [[], [], []]
     for vf, name in ((0, "tx_bytes"), (0, "tx_packets"), (1, "rx_bytes"), (1, "rx_packets")):
         known = (after[vf][name] - before[vf][name]) / (end - start)
         assert known > 100
-        found += [sample[vf][f"{name}_per_second"] / known for sample in samples]
+        for ratios, sample in zip(found, samples, strict=True):
+            ratios.append(sample[vf][f"{name}_per_second"] / known)
     report("traffic between two igb VFs", found, capsys)
 
 
