@@ -194,6 +194,17 @@ def test_the_owner_and_mode_of_an_existing_directory_stay(clean: Debian) -> None
     clean.run(f"dpkg -P sriov-textfile; rm -r {Path(FOLDER).parent}")
 
 
+@pytest.mark.parametrize("clean", ["trixie"], indirect=True)
+def test_a_directory_without_acls_is_no_obstacle(clean: Debian) -> None:
+    """ramfs has none. HTTP needs no directory, and the owner may give access in other ways."""
+    mount = f"mkdir -p {FOLDER} && mount -t ramfs none {FOLDER}"
+    output = clean.run(f"{mount} && dpkg -i {deb()}")
+    assert f"let the group sriov-textfile write to {FOLDER}, which has no ACLs" in output
+    assert clean.run("dpkg -s sriov-textfile").count("Status: install ok installed\n") == 1
+    clean.run(f"{mount} && touch {FILE} && dpkg -r sriov-textfile && [ ! -e {FILE} ]")
+    clean.run(f"dpkg -P sriov-textfile; rm -rf {Path(FOLDER).parent}")
+
+
 def test_pods_need_only_debians_grpcio(clean: Debian) -> None:
     """The demo's kubelet and the program use grpcio, with the protobuf that it comes with."""
     clean.run(f"dpkg -i {deb()}")

@@ -45,6 +45,7 @@ PODS = f'{NODE}, namespace=~"$namespace", pod=~"$pod"'
 
 # Recorded series have no label `job`, because a node that two jobs scrape is recorded once.
 NODES = f"group by (cluster, instance) (sriov_textfile_build_info{{{FLEET}}})"
+VERSIONS = f"group by (cluster, instance, version, python) (sriov_textfile_build_info{{{FLEET}}})"
 RECORDED_PODS = 'cluster=~"$cluster", namespace=~"$namespace", pod=~".*$search.*"'
 
 # One series per VF. With vfinfo enabled, this includes VFs without counters.
@@ -406,7 +407,7 @@ count(
         ),
         Panel(
             "Versions",
-            {"": f"topk({TOP}, count by (version, python) (sriov_textfile_build_info{{{FLEET}}}))"},
+            {"": f"topk({TOP}, count by (version, python) ({VERSIONS}))"},
             kind="table",
             columns=("version", "python"),
             value="nodes",
