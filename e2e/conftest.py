@@ -211,11 +211,12 @@ def prometheus_reading(
     debian: Path,
     work: Path,
     rules: Sequence[Path] = (),
+    labels: Mapping[str, Mapping[str, str]] | None = None,
     **jobs: str,
 ) -> Iterator[Prometheus]:
     """Run a node_exporter per folder, and a Prometheus that scrapes them and other jobs.
 
-    Each node's `instance` label is the name of its folder.
+    Each node's `instance` label is the name of its folder. `labels` has more, by that name.
     """
     with ExitStack() as stack:
         exporters = []
@@ -236,7 +237,10 @@ def prometheus_reading(
             for name, address in jobs.items()
         ]
         nodes = [
-            {"targets": [address], "labels": {"instance": folder.name}}
+            {
+                "targets": [address],
+                "labels": {"instance": folder.name, **(labels or {}).get(folder.name, {})},
+            }
             for address, folder in zip(exporters, folders, strict=True)
         ]
         scrapes.append({"job_name": "node", "static_configs": nodes})

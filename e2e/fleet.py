@@ -1,7 +1,7 @@
 """Three simulated nodes, scraped by a real Prometheus that evaluates our rules.
 
-The healthy node is the demo. The faulty node has a reason for every alert except
-SriovMetricsMissing; for that one, the third node's file is removed.
+The healthy node is the demo. The faulty node has a reason for every alert except those about
+missing metrics; for them, the file of the third node is removed, which is alone in its cluster.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ GROUPS = [group for path in RULES for group in yaml.safe_load(path.read_text())[
 RECORDED = [rule for group in GROUPS for rule in group["rules"] if "record" in rule]
 ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
 HEALTHY, FAULTY, EMPTIED = "node-1", "node-2", "node-3"
+EMPTIED_CLUSTER = "cluster-2"
 STALE_SECONDS = 900
 
 
@@ -85,7 +86,11 @@ def fleet(debian: Path, work: Path) -> Iterator[Prometheus]:
         _healthy_node(work / HEALTHY) as healthy,
         _faulty_node(work / FAULTY) as faulty,
         prometheus_reading(
-            [healthy, faulty, emptied], debian, work, quick_rules(work / "rules")
+            [healthy, faulty, emptied],
+            debian,
+            work,
+            quick_rules(work / "rules"),
+            {EMPTIED: {"cluster": EMPTIED_CLUSTER}},
         ) as prometheus,
     ):
         prometheus.wait_for(f'sriov_textfile_build_info{{instance="{EMPTIED}"}}')

@@ -163,6 +163,21 @@ def test_a_node_without_current_metrics_has_no_other_alerts(quiet: str, name: st
     assert inhibited(quiet, source, [*same_node, *others]) == same_node
 
 
+def test_the_alert_about_a_cluster_covers_its_nodes(quiet: str) -> None:
+    cluster = {"cluster": "lost"}
+    names = [rule["alert"] for rule in ALERTS if rule["alert"] != "SriovClusterMissing"]
+    nodes = [
+        {**cluster, "alertname": name, "instance": instance} for name in names for instance in "ab"
+    ]
+    others = [
+        {"alertname": "SriovMetricsMissing", "cluster": "found", "instance": "a"},
+        {"alertname": "SriovMetricsMissing", "instance": "a"},
+        {**cluster, "alertname": "NodeFilesystemFull"},
+    ]
+    source = {**cluster, "alertname": "SriovClusterMissing"}
+    assert inhibited(quiet, source, [*nodes, *others]) == nodes
+
+
 @pytest.mark.parametrize("kind", ["Drops", "Errors", "Silent"])
 def test_the_alert_about_a_pf_covers_its_vfs(quiet: str, kind: str) -> None:
     pf = {"cluster": "east", "instance": f"{kind}-a", "pf": "ens1f0"}

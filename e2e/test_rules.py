@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from e2e.conftest import Prometheus
-from e2e.fleet import ALERTS, EMPTIED, FAULTY, HEALTHY, RECORDED
+from e2e.fleet import ALERTS, EMPTIED, EMPTIED_CLUSTER, FAULTY, HEALTHY, RECORDED
 
 PROJECT = Path(__file__).parent.parent
 
@@ -27,8 +27,14 @@ def test_every_alert_matches_the_faulty_node_and_not_the_healthy_one(
     three_nodes: Prometheus, rule: dict[str, Any]
 ) -> None:
     series = three_nodes.wait_for(rule["expr"])
-    nodes = {sample["metric"]["instance"] for sample in series}
-    assert nodes == {EMPTIED if rule["alert"] == "SriovMetricsMissing" else FAULTY}
+    places = {
+        tuple(sample["metric"].get(name) for name in ("cluster", "instance")) for sample in series
+    }
+    missing = {
+        "SriovMetricsMissing": (EMPTIED_CLUSTER, EMPTIED),
+        "SriovClusterMissing": (EMPTIED_CLUSTER, None),
+    }
+    assert places == {missing.get(rule["alert"], (None, FAULTY))}
 
 
 def test_prometheus_evaluates_all_rules_without_errors(three_nodes: Prometheus) -> None:
