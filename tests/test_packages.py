@@ -41,6 +41,7 @@ EXTRAS = {
     "kubernetes": {"kubepoddevice"},
     "http": {"serve", "--web.config.file"},
     "doctor": {"doctor"},
+    "top": {"kubepoddevice"},
 }
 
 

@@ -237,7 +237,7 @@ def _environment(report: Report) -> list[tuple[str, str]]:
 
 def _flags_of(services: Sequence[str]) -> str:
     first, *others = services
-    return f"used the flags of {first}" + (f"; not of {', '.join(others)}" if others else "")
+    return f"looked with the flags of {first}" + (f"; not of {', '.join(others)}" if others else "")
 
 
 def _pods(kubelet: Kubelet) -> str:
