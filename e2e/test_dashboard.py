@@ -29,6 +29,14 @@ def test_the_json_is_up_to_date() -> None:
     assert dashboard.DASHBOARD.read_text() == dashboard.rendered()
 
 
+def test_grafanas_schema_has_every_field() -> None:
+    """Grafana's SDK is generated from the schema; it drops fields that it does not know."""
+    models = pytest.importorskip("grafana_foundation_sdk.models.dashboard")
+    encoder = pytest.importorskip("grafana_foundation_sdk.cog.encoder").JSONEncoder
+    decoded = models.Dashboard.from_json(DASHBOARD)
+    assert json.loads(json.dumps(decoded, cls=encoder)) == DASHBOARD
+
+
 def test_every_metric_but_a_few_is_shown() -> None:
     demo = [sys.executable, "-m", "sriov_textfile", "demo", "--collector.vfinfo"]
     written = subprocess.run(demo, capture_output=True, text=True, check=True).stdout
@@ -102,11 +110,30 @@ def test_the_lists_name_the_nodes_in_trouble(three_nodes: Prometheus) -> None:
     assert (EMPTIED,) not in oldest
     misaligned = "Pods with CPUs and VFs on different NUMA nodes"
     assert rows(three_nodes, misaligned, "instance", "pod") == {(FAULTY, "gw-0")}
+    assert (FAULTY, "gw-0") in rows(three_nodes, "Pods with the most drops", "instance", "pod")
     dropping = rows(three_nodes, "VFs with the most drops", "instance", "pf", "vf", "pod")
     assert dropping == {
         (FAULTY, "ens7f0", "0", "gw-0"),
         *((FAULTY, "ens9f0", str(vf), "gw-0") for vf in range(5)),
     }
+
+
+def test_resources_show_how_many_devices_are_in_use_and_how_many_are_left(
+    three_nodes: Prometheus,
+) -> None:
+    devices = "sum by (dev_type) (sriov_device_{})"
+
+    def by_resource(query: str) -> dict[str, float]:
+        found = three_nodes.wait_for(query)
+        return {series["metric"]["dev_type"]: float(series["value"][1]) for series in found}
+
+    allocated, allocatable = [
+        by_resource(devices.format(f"allocat{end}")) for end in ("ed", "able")
+    ]
+    title = "Devices in use and free"
+    used, free = [by_resource(with_values(EXPRESSIONS[f"{title} {ref}"], FAULTY)) for ref in "AB"]
+    assert used == allocated
+    assert free == {name: count - used[name] for name, count in allocatable.items()}
 
 
 def test_pods_are_found_by_a_part_of_their_name(three_nodes: Prometheus) -> None:

@@ -265,6 +265,12 @@ VF_TRAFFIC = f"8 * {recorded('vf:sriov_vf_bytes:rate5m')}"
 # What pods send needs no selection: + leaves out what only one side has.
 PODS_RECEIVE = recorded("pod:sriov_vf_rx_bytes:rate5m", RECORDED_PODS)
 POD_TRAFFIC = f"8 * ({PODS_RECEIVE} + pod:sriov_vf_tx_bytes:rate5m)"
+PODS_DROP_RECEIVED = recorded("pod:sriov_vf_rx_dropped:rate5m", RECORDED_PODS)
+PODS_DROP = f"({PODS_DROP_RECEIVED} + pod:sriov_vf_tx_dropped:rate5m)"
+# Devices of each resource of a cluster, and the resources of which the largest share is in use.
+ALLOCATABLE = devices("cluster, dev_type", "allocatable")
+ALLOCATED = devices("cluster, dev_type", "allocated")
+FULLEST = f"topk({TOP}, {ALLOCATED}\n/ {ALLOCATABLE})"
 FREE = devices("cluster, instance, dev_type", "allocatable")
 FREE += f"\n- {devices('cluster, instance, dev_type', 'allocated')}"
 
@@ -360,17 +366,31 @@ count(
             "pps",
             "VFs that drop more than 1 in 1,000 packets, and more than one per second.",
         ),
+        ranking(
+            "Pods with the most drops",
+            f"topk({TOP}, {PODS_DROP} > 0)",
+            ("namespace", "pod"),
+            "drops",
+            "pps",
+            "Received and sent packets that the VFs of the pod drop.",
+        ),
         Panel(
             "Devices in use",
-            {
-                "{{cluster}} {{dev_type}}": f"topk({TOP}, "
-                f"{devices('cluster, dev_type', 'allocated')}"
-                f"\n/ {devices('cluster, dev_type', 'allocatable')})"
-            },
+            {"{{cluster}} {{dev_type}}": FULLEST},
             "percentunit",
             "bargauge",
             description="Of the devices that device plugins can assign to pods.",
             red_from=0.9,
+        ),
+        Panel(
+            "Devices in use and free",
+            {
+                "{{cluster}} {{dev_type}} in use": f"{ALLOCATED}\nand {FULLEST}",
+                "{{cluster}} {{dev_type}} free": f"({ALLOCATABLE}\n- {ALLOCATED})\nand {FULLEST}",
+            },
+            "none",
+            "bargauge",
+            description="Of the same resources: how many pods have, and how many are left.",
         ),
         ranking(
             "Nodes with the fewest free devices",
