@@ -37,18 +37,18 @@ MTIME = 'node_textfile_mtime_seconds{file="/var/lib/node_exporter/sriov.prom"} %
 
 @dataclass
 class Pf(SimulatedPf):
-    """A PF that drops one in 20,000 packets of each VF, or in a storm one in ten."""
+    """A PF that drops one in 20,000 packets of each VF, but of the first `dropping` one in ten."""
 
-    storm: bool = False
+    dropping: int = 0
 
     def counters(self, vf: int, seconds: float) -> dict[str, int]:
         counters = super().counters(vf, seconds)
-        counters["rx_dropped"] = counters["rx_packets"] // (10 if self.storm else 20_000)
+        counters["rx_dropped"] = counters["rx_packets"] // (10 if vf < self.dropping else 20_000)
         return counters
 
 
-def pfs(vfs: int, storm: bool = False) -> list[Pf]:
-    """Return two PFs, one on each NUMA node, with half of the VFs each."""
+def pfs(vfs: int, dropping: int = 0) -> list[Pf]:
+    """Return two PFs, one on each NUMA node, with half of the VFs each; so many of each drop."""
     return [
         Pf(
             address=f"0000:{16 + 120 * number:02x}:00.0",
@@ -57,7 +57,7 @@ def pfs(vfs: int, storm: bool = False) -> list[Pf]:
             total_vfs=max(64, vfs),
             numa_node=number,
             speed=200_000,
-            storm=storm,
+            dropping=dropping,
         )
         for number in range(2)
     ]

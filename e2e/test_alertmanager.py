@@ -85,7 +85,7 @@ def programs() -> Path:
 def storm(debian: Path, work: Path, alertmanager: str) -> Iterator[Prometheus]:
     """Run a Prometheus on nodes whose VFs all drop packets. Rules and alerts wait for seconds."""
     rules = quick_rules(work / "rules", interval="5s", wait="10s")
-    with nodes.served(nodes.pfs(VFS, storm=True)) as address:
+    with nodes.served(nodes.pfs(VFS, dropping=VFS)) as address:
         config = {
             "global": {"scrape_interval": "5s"},
             "rule_files": [str(path) for path in rules],

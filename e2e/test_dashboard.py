@@ -178,7 +178,7 @@ WIDE = "wide"
 @pytest.fixture(scope="module")
 def large(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     work = tmp_path_factory.mktemp("large")
-    small, wide = nodes.pfs(8, storm=True), nodes.pfs(512, storm=True)
+    small, wide = nodes.pfs(8, dropping=8), nodes.pfs(512, dropping=512)
     with nodes.served(small) as address, nodes.served(wide) as other:
         clusters = dict.fromkeys([f"c{number}" for number in range(CLUSTERS)], 1)
         jobs = nodes.scrape_configs(address, clusters)

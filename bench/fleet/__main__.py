@@ -185,7 +185,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--nodes", type=int, nargs="+", default=[10, 100, 1000], metavar="N", help="fleet sizes")
     add("--vfs", type=int, default=64, metavar="N", help="VFs of each node (default 64)")
     add("--clusters", type=int, default=4, metavar="N", help="of equal size (default 4)")
-    add("--storm", action="store_true", help="every VF drops packets")
+    add(
+        "--storm",
+        type=int,
+        nargs="?",
+        const=sys.maxsize,
+        default=0,
+        metavar="N",
+        help="N VFs of each PF drop packets; without N, every VF",
+    )
     add("--minutes", type=float, metavar="N", help="how long Prometheus scrapes first")
     add("--prometheus", choices=sorted(SUITES), default="2", help="major version (default 2)")
     add("--work", type=Path, metavar="DIRECTORY", help="where Prometheus's data goes")
