@@ -75,7 +75,8 @@ def judge(
                 counted.append(name)
             else:
                 silent[name] = pf, vf, failed and vf not in by_vf
-    if not silent and (past is None or len(counted) >= len(past.counted) + len(past.held_back)):
+    # Most collections find what the one before has found, or are the only one of their process.
+    if not silent and (past is None or (counted == past.counted and not past.held_back)):
         return Past(now, counted)
     held_back: dict[str, int] = {}
     earlier = recall() if past is None else past

@@ -339,6 +339,37 @@ def test_a_process_remembers_the_vfs_of_a_pf_that_it_could_not_read(
     assert list(page.vfs(HELD_BACK)) == ([0] if minutes == 1 else [])
 
 
+def test_a_process_remembers_the_vfs_of_a_pf_in_whose_place_another_was_found(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = make_host(
+        SimulatedPf(vfs=1, sysfs="none"),
+        SimulatedPf(address="0000:20:00.0", netdev="b", vfs=1, sysfs="none"),
+    )
+    first, second = [host.device(pf.address) / "sriov_totalvfs" for pf in host.pfs]
+    hidden = [path.with_name("hidden") for path in (first, second)]
+
+    def hide(path: Path, hidden: Path) -> None:
+        path.rename(hidden)
+        path.mkdir()  # Reading it is an error.
+
+    def show(path: Path, hidden: Path) -> None:
+        path.rmdir()
+        hidden.rename(path)
+
+    hide(second, hidden[1])
+    collect = process(host, tmp_path)
+    assert list(collect().vfs("sriov_vf_rx_bytes")) == [0]
+    hide(first, hidden[0])
+    show(second, hidden[1])
+    assert list(collect().vfs("sriov_vf_rx_bytes", "b")) == [0]
+    show(first, hidden[0])
+    host.pfs[0].busy = {0}
+    page = collect()
+    assert list(page.vfs(HELD_BACK)) == [0]
+    assert list(page.vfs("sriov_vf_rx_bytes")) == []
+
+
 @both
 def test_zeros_after_a_failure_are_held_back(
     make_host: MakeHost, tmp_path: Path, mode: Mode
@@ -630,6 +661,15 @@ def test_doctor_does_not_take_the_driver_for_one_without_counters(
     codes = [finding["code"] for finding in json.loads(run.out)["findings"]]
     assert "held-back" in codes
     assert "only-zeros" not in codes
+
+
+def test_doctor_without_the_file_says_that_the_nic_may_be_resetting(make_host: MakeHost) -> None:
+    """As on a host where serve remembers which VFs had counted."""
+    pf = SimulatedPf(vfs=2, sysfs="none", driver="ice", vf_driver="vfio-pci", busy={0, 1})
+    report = json.loads(make_host(pf).collect("doctor", "--json").out)
+    (finding,) = [each for each in report["findings"] if each["code"] == "only-zeros"]
+    assert "the NIC is resetting" in finding["meaning"]
+    assert "pf-exclude" not in finding["hint"]
 
 
 def test_doctor_reports_them_if_it_has_the_file(make_host: MakeHost, tmp_path: Path) -> None:
