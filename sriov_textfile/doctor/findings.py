@@ -275,7 +275,10 @@ def _only_zeros(report: Report) -> Iterator[Finding]:
             f"{_why_zeros(pf)}; without VF counters the kernel reports 0, indistinguishable"
             " from idle VFs",
             "use a driver with VF counters (docs/hardware.md); until then leave the zeros out:"
-            f" {_leave_out(report)}",
+            f" {_leave_out(report)}"
+            if not _may_be_resetting(pf)
+            else "run doctor again in some minutes, and look for resets with dmesg; if the counters"
+            " stay 0, use a newer kernel or driver (docs/hardware.md)",
         )
 
 
@@ -298,9 +301,15 @@ def _why_zeros(pf: Pf) -> str:
     if row.zeros:
         return f"driver {pf.driver} has no VF counters"
     return (
-        f"either all of them are idle, or driver {pf.driver}, which has VF counters in current"
-        " kernels, has none in this one"
+        f"either all of them are idle, or the NIC is resetting, or driver {pf.driver}, which has VF"
+        " counters in current kernels, has none in this one"
     )
+
+
+def _may_be_resetting(pf: Pf) -> bool:
+    """Whether zeros can be those that the kernel reports while a driver with counters resets."""
+    row = drivers.row(pf)
+    return row is not None and not row.zeros
 
 
 def _evidence(pf: Pf) -> list[str]:
@@ -506,7 +515,11 @@ def _leave_out(report: Report) -> str:
     Of several such flags only the last one applies, so it has the pattern of the report's flags.
     """
     pfs = report.inventory.pfs
-    unwanted = {pf.netdev for pf in pfs if not (pf.netdev and pf.vfs) or _has_only_zeros(pf)}
+    unwanted = {
+        pf.netdev
+        for pf in pfs
+        if not (pf.netdev and pf.vfs) or (_has_only_zeros(pf) and not _may_be_resetting(pf))
+    }
     patterns = [f"^{re.escape(netdev)}$" for netdev in sorted(unwanted)]
     whole = "|".join([report.pf_exclude, *patterns] if report.pf_exclude else patterns)
     keep = "; remove from it the PFs that you want to keep" if len(patterns) > 1 else ""
