@@ -378,6 +378,23 @@ def test_the_ports_of_a_card_share_their_vfs(make_host: MakeHost, tmp_path: Path
     assert found["vfs"] == [BUSY.vf_address(0)]
 
 
+def test_a_sum_without_an_unknown_part_is_not_0_in_json(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    """Via netlink there are no errors. A pod has a VF of such a PF and one of another."""
+    netlink = replace(BUSY, address="0000:20:00.0", netdev="b", sysfs="none")
+    pfs = [replace(BUSY, sysfs="folder"), netlink]
+    host = make_host(*pfs)
+    vfs = [pf.vf_address(0) for pf in pfs]
+    with node_with(tmp_path, pod("a", vfs)) as arguments:
+        found = json.loads(batch.as_json(table_after(host, 1, *arguments)))
+    errors = [pf["vfs"][0]["tx_errors_per_second"] for pf in found["pfs"]]
+    assert errors == [0, None]
+    (of_pod,) = [each for each in found["pods"] if each["name"] == "core/a"]
+    assert of_pod["tx_errors_per_second"] is None
+    assert of_pod["rx_bytes_per_second"] > 0
+
+
 def test_a_vf_whose_netdev_is_in_another_network_namespace(make_host: MakeHost) -> None:
     host = make_host(replace(BUSY, vfs=1, vf_driver="iavf"))
     (netdev,) = (host.device(BUSY.vf_address(0)) / "net").iterdir()

@@ -108,10 +108,11 @@ def _vf(row: Row) -> dict[str, object]:
 
 
 def _numbers(row: Row) -> dict[str, object]:
-    """Return the rates of a row; null is unknown."""
+    """Return the rates of a row; null is unknown, and so is 0 without a part that is unknown."""
+    rates = {name: row.rate(place) for place, name in enumerate(COUNTERS)}
     per_second = {
         f"{name}_per_second": None if rate is None else round(rate, 3)
-        for name, rate in zip(COUNTERS, row.rates, strict=True)
+        for name, rate in rates.items()
     }
     share = None if row.share is None else round(row.share, 5)
     return {"unknown_vfs": row.unknown, "link_share": share, **per_second}
