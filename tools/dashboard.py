@@ -158,6 +158,30 @@ max by (cluster, instance, pf) (
   )
 )"""
 
+
+def of_device(metric: str) -> str:
+    """Return the rate of node_exporter's metric about a network device, per PF of the node."""
+    selector = f'{{__name__=~"{metric}", cluster=~"$cluster", instance="$node"}}'
+    return f"""\
+sum by (cluster, instance, pf) (
+  label_replace(rate({selector}[$__rate_interval]), "pf", "$1", "device", "(.+)")
+)"""
+
+
+# What the VFs and the PF send, less what the port sends to the wire.
+AT_THE_PORT = "node_ethtool_(transmitted_bytes_phy|transmitted_bytes_nic|port_transmitted_bytes)"
+INSIDE_THE_NIC = f"""\
+clamp_min(
+  8 * (
+    {of_pfs(rate("tx_bytes"))}
+    + on (cluster, instance, pf)
+    {of_device("node_network_transmit_bytes_total")}
+    - on (cluster, instance, pf)
+    {of_device(AT_THE_PORT)}
+  ),
+  0
+)"""
+
 # The info metrics of VFs and PFs, without target labels: those can clash with the labels of a pod.
 VF_INFO = f"""\
 group by (cluster, instance, pf, vf, pciAddr, numa_node, driver, netdev, mac, vlan, trust) (
@@ -449,13 +473,20 @@ count(
             " one PF do not use the link. Requires node_network_speed_bytes of node_exporter.",
         ),
         Panel(
+            "Traffic inside the NIC",
+            {PF_LEGEND: top(INSIDE_THE_NIC, "cluster, instance, pf")},
+            "bps",
+            description="From one VF or the PF to another: what they send, less what the port sends"
+            " to the wire. Requires node_exporter with --collector.ethtool, and mlx5_core, ice or"
+            " i40e.",
+        ),
+        Panel(
             "Collector duration",
             {
                 COLLECTOR_LEGEND: f"topk({TOP}, max by (cluster, instance, collector) "
                 f"(sriov_scrape_collector_duration_seconds{{{NODE}}}))"
             },
             "s",
-            width=6,
         ),
         Panel(
             "Skipped inputs",
@@ -463,7 +494,6 @@ count(
                 COLLECTOR_LEGEND: f"topk({TOP}, max by (cluster, instance, collector) "
                 f"(sriov_scrape_collector_skipped{{{NODE}}}))"
             },
-            width=6,
             decimals=0,
             red_from=1,
         ),
