@@ -303,7 +303,9 @@ def test_doctor_uses_the_flags_of_the_service(
     assert report["textfile"]["path"] == f"{tmp_path}/sriov.prom"
     assert cli.main(["doctor"]) == 1
     text = " ".join(capfd.readouterr().out.split())
-    assert "looked with the flags of sriov-textfile.timer; not of sriov-textfile-http.service" in text
+    assert (
+        "looked with the flags of sriov-textfile.timer; not of sriov-textfile-http.service" in text
+    )
     assert "/nowhere" in text
 
 
