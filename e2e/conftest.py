@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError
 
 import pytest
@@ -23,6 +23,8 @@ from sriov_textfile.simulate.host import SimulatedPf
 from sriov_textfile.simulate.pods import SimulatedPod
 from tools import requirements
 from tools.fetch import CACHE, debian_packages, key, run, with_own_libraries
+
+T = TypeVar("T")
 
 # Debian 13 has this Python. The packages are those that the program's imports load.
 PYTHON = "3.13"
@@ -54,11 +56,20 @@ def kube_state_metrics(pods: Sequence[SimulatedPod]) -> str:
 
 
 def link_speeds(pfs: Sequence[SimulatedPf]) -> str:
-    """Return the metrics of node_exporter about the links of the PFs."""
+    """Return the metrics of node_exporter about the links of the PFs, which nothing leaves."""
+    values = {
+        pf.netdev: {
+            "node_network_speed_bytes": (pf.speed or 0) * 125_000,
+            "node_network_transmit_bytes_total": 0,
+            "node_ethtool_transmitted_bytes_phy": 0,
+        }
+        for pf in pfs
+    }
     return "".join(
         [
-            f'node_network_speed_bytes{{device="{pf.netdev}"}} {(pf.speed or 0) * 125_000}\n'
-            for pf in pfs
+            f'{name}{{device="{netdev}"}} {value}\n'
+            for netdev, metrics in values.items()
+            for name, value in metrics.items()
         ]
     )
 
@@ -195,14 +206,25 @@ class Prometheus:
         return result
 
     def wait_for(self, expression: str) -> list[dict[str, Any]]:
-        """Return the series of an expression once there are any. Fail after 30 seconds."""
-        end = time.monotonic() + 30
+        """Return the series of an expression once there are any. Fail after two minutes."""
+        end = time.monotonic() + 120
         while not (series := self.query(expression)):
             if time.monotonic() > end:
                 pages = [get(url)[-3000:] for url in self.node_exporters[:1]]
                 pytest.fail("\n".join([f"no series for {expression}", *pages]))
             time.sleep(0.2)
         return series
+
+
+def settled(read: Callable[[], T], expected: object) -> T:
+    """Return what `read` returns, once that is as expected or half a minute is over.
+
+    On a busy machine, Prometheus's last scrape of a target may have failed.
+    """
+    end = time.monotonic() + 30
+    while (found := read()) != expected and time.monotonic() < end:
+        time.sleep(0.5)
+    return found
 
 
 @contextmanager

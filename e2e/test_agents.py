@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from e2e import nodes
-from e2e.conftest import Prometheus, free_port, running_prometheus, started
+from e2e.conftest import Prometheus, free_port, running_prometheus, settled, started
 from e2e.fleet import RECORDED, FaultyPf, quick_rules
 from sriov_textfile.simulate.host import GROWTH
 from tools.fetch import CACHE, debian_packages
@@ -36,7 +36,7 @@ NODES = [(cluster, f"node-000{number}") for cluster in ("east", "west") for numb
 CONFIGURATIONS = Path(__file__).parent.parent / "deployment/prometheus/fleet"
 RULES_TEST = Path(__file__).parent / "rules_test.yml"
 WINDOW_SECONDS = 20
-OFFSET_SECONDS = 6  # Agents send every five seconds; rules must not run ahead of them.
+OFFSET_SECONDS = 10  # Agents send every five seconds; rules must not run ahead of them.
 RECORDS = [rule["record"] for rule in RECORDED]
 
 
@@ -181,16 +181,20 @@ def test_each_rule_has_its_values_in_each_cluster(
     engines: dict[str, Prometheus], engine: str, record: str
 ) -> None:
     assert EXPECTED[record]
-    series = {
-        tuple(sorted((k, v) for k, v in sample["metric"].items() if k != "__name__")): float(
-            sample["value"][1]
-        )
-        for sample in engines[engine].query(record)
-    }
+
+    def series() -> Series:
+        return {
+            tuple(sorted((k, v) for k, v in sample["metric"].items() if k != "__name__")): float(
+                sample["value"][1]
+            )
+            for sample in engines[engine].query(record)
+        }
+
     # Counters are integers: the rate of a slow one is off by up to a count in the window.
     slow = 1 if record.startswith("vf:") else MANY
     rounding = slow * 1.5 / WINDOW_SECONDS if record.endswith(":rate5m") else 0
-    assert series == pytest.approx(EXPECTED[record], rel=0.05, abs=rounding)
+    expected = pytest.approx(EXPECTED[record], rel=0.05, abs=rounding)
+    assert settled(series, expected) == expected
 
 
 @pytest.mark.parametrize("engine", ["Prometheus", "VictoriaMetrics"])
@@ -215,10 +219,7 @@ def test_alerts_name_the_cluster(engines: dict[str, Prometheus], engine: str) ->
         return sorted(tuple(alert["metric"].get(name, "") for name in names) for alert in found)
 
     # Those about VFs fire until a PF has had many in trouble for a while.
-    end = time.monotonic() + 60
-    while firing() != expected and time.monotonic() < end:
-        time.sleep(1)
-    assert firing() == expected
+    assert settled(firing, expected) == expected
 
 
 def test_vmalert_passes_promtools_rule_tests(tmp_path: Path) -> None:

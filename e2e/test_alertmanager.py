@@ -104,10 +104,10 @@ def test_a_storm_sends_one_notification_for_each_cluster(debian: Path, tmp_path:
     """6,400 VFs of 200 PFs drop packets."""
     with (
         webhook() as (url, received),
-        alertmanager(tmp_path, url, group_wait="20s") as address,
+        alertmanager(tmp_path, url, group_wait="40s") as address,
         storm(debian, tmp_path, address) as prometheus,
     ):
-        end = time.monotonic() + 120
+        end = time.monotonic() + 180
         while len(received) < 2:
             assert time.monotonic() < end, prometheus.get("rules")
             time.sleep(1)

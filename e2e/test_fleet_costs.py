@@ -42,15 +42,15 @@ def test_dropping_series_spares_rules_and_dashboard(debian: Path, tmp_path: Path
         less = {**everything, **yaml.safe_load(block), "job_name": "less"}
         config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [everything, less]}
         with running_prometheus(debian / "usr/bin/prometheus", tmp_path, config) as prometheus:
-            prometheus.wait_for('up{job="less"} and on (instance) up{job="node"}')
-
-            def names(job: str) -> dict[str, int]:
-                found: list[dict[str, Any]] = prometheus.query(
-                    f'count by (__name__) ({{__name__=~".+",job="{job}"}})'
-                )
-                return {s["metric"]["__name__"]: int(s["value"][1]) for s in found}
-
-            before, after = names("node"), names("less")
+            both = 'up{job="less"} == 1 and on (instance) up{job="node"} == 1'
+            found: list[dict[str, Any]] = prometheus.wait_for(
+                f'count by (job, __name__) ({{__name__=~".+"}}) and on () ({both})'
+            )
+    counts: dict[str, dict[str, int]] = {"node": {}, "less": {}}
+    for series in found:
+        names = counts[series["metric"]["job"]]
+        names[series["metric"]["__name__"]] = int(series["value"][1])
+    before, after = counts["node"], counts["less"]
     dropped = before.keys() - after.keys()
     assert dropped == {"sriov_vf_rx_broadcast", "sriov_vf_rx_multicast", "sriov_cpu_info"}
     assert {name: before[name] for name in after} == after

@@ -295,6 +295,8 @@ def test_tab_completes_commands_flags_and_values(checker: Debian, shell: str, ty
         terminal.sendline("\x15echo $((6 * 7))")  # ^U clears the line
         terminal.expect(r"\b42\b")
         shown = terminal.before or ""
+        terminal.sendline("exit")
+        terminal.expect(pexpect.EOF)
     assert [word for word in COMPLETIONS[typed] if word not in shown] == [], shown
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from e2e.conftest import Prometheus
+from e2e.conftest import Prometheus, settled
 from e2e.fleet import ALERTS, EMPTIED, EMPTIED_CLUSTER, FAULTY, HEALTHY, RECORDED
 
 PROJECT = Path(__file__).parent.parent
@@ -26,15 +26,16 @@ def test_every_recording_rule_records_series(three_nodes: Prometheus, rule: dict
 def test_every_alert_matches_the_faulty_node_and_not_the_healthy_one(
     three_nodes: Prometheus, rule: dict[str, Any]
 ) -> None:
-    series = three_nodes.wait_for(rule["expr"])
-    places = {
-        tuple(sample["metric"].get(name) for name in ("cluster", "instance")) for sample in series
-    }
+    def places() -> set[tuple[str | None, ...]]:
+        series = three_nodes.wait_for(rule["expr"])
+        return {tuple(s["metric"].get(name) for name in ("cluster", "instance")) for s in series}
+
     missing = {
         "SriovMetricsMissing": (EMPTIED_CLUSTER, EMPTIED),
         "SriovClusterMissing": (EMPTIED_CLUSTER, None),
     }
-    assert places == {missing.get(rule["alert"], (None, FAULTY))}
+    expected = {missing.get(rule["alert"], (None, FAULTY))}
+    assert settled(places, expected) == expected
 
 
 def test_prometheus_evaluates_all_rules_without_errors(three_nodes: Prometheus) -> None:

@@ -165,12 +165,16 @@ def known(screen: str) -> bool:
 
 def busiest_is_right(screen: str) -> bool:
     """Whether the screen has what the pod with the most traffic receives, and that it drops."""
-    (line,) = [line for line in screen.splitlines() if "core/d" in line and "%" in line]
-    values = line.split()
-    assert values[:3] == ["+", "core/d", "ens1f0"]
-    received = float(values[3].removesuffix("G")) * 1e9
+    found = re.search(r"^\+ core/d +ens1f0 +([\d.]+)G( +\S+){3} +([\d.]+)", screen, re.M)
+    if not found:
+        return False
     true = 15 * BYTES_PER_SECOND * 8
-    return abs(received - true) < 0.05 * true and float(values[7]) > 1
+    pf = r"^ens1f0 +RX 2\.\d+G .* 8\d%! of 3\.00G +dropped \d"
+    return (
+        abs(float(found[1]) * 1e9 - true) < 0.05 * true
+        and float(found[3]) > 1  # drops per second
+        and bool(re.search(pf, screen, re.M))
+    )
 
 
 # --- the screen and the keys ------------------------------------------------------------
@@ -187,7 +191,6 @@ def test_the_busiest_pod_its_pf_and_its_drops_are_on_the_first_screen(
         screen = shell.wait_until(busiest_is_right, "rate of the busiest pod")
         print(screen)
         assert rows(screen) == ["+ core/d", "+ core/c", "+ core/b", "+ core/a", "+ (vfio)"]
-        assert re.search(r"^ens1f0 +RX 2\.\d+G .* 8\d%! of 3\.00G +dropped \d", screen, re.M)
         shell.keys("q")
         shell.wait_for(PROMPT)
 
@@ -373,7 +376,7 @@ def test_drops_and_full_links_are_coloured_but_not_with_no_color(
 ) -> None:
     shell.keys(command, "Enter")
     shell.wait_until(known, "rates")
-    assert {"31", "33"} <= colours(shell)
+    shell.wait_until(lambda _: {"31", "33"} <= colours(shell), "colours")
     shell.keys("q")
     shell.wait_for(PROMPT)
     shell.keys(f"NO_COLOR=1 {command}", "Enter")
@@ -414,10 +417,12 @@ def test_little_is_sent_to_the_terminal(shell: Terminal, command: str, tmp_path:
     shell.wait_until(known, "rates")
     sent = tmp_path / "sent"
     shell.run("pipe-pane", f"cat > {sent}")
+    start = time.monotonic()
     time.sleep(5)
     shell.run("pipe-pane")
-    print(f"sent {sent.stat().st_size / 5:.0f} bytes per second to a screen of 80x24")
-    assert 0 < sent.stat().st_size / 5 < 960
+    rate = sent.stat().st_size / (time.monotonic() - start)
+    print(f"sent {rate:.0f} bytes per second to a screen of 80x24")
+    assert 0 < rate < 960
 
 
 # --- replay -----------------------------------------------------------------------------

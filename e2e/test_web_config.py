@@ -281,6 +281,7 @@ def test_prometheus_scrapes_both_with_the_same_configuration(
         stack.enter_context(started(command, folder / "prometheus.log", f"{url}/-/ready"))
         prometheus = Prometheus(url, [])
         prometheus.wait_for(f"count(count_over_time(up[1m]) > 2) == {len(scrapes)}")
-        up = {s["metric"]["job"]: s["value"][1] for s in prometheus.query("up")}
+        ever_up = prometheus.query("max_over_time(up[1m])")
+        up = {s["metric"]["job"]: s["value"][1] for s in ever_up}
     expected = {f"{job} {name}": str(int(job == "right")) for job in jobs for name in both.ports}
     assert up == expected

@@ -29,7 +29,7 @@ from sriov_textfile.simulate.rtnetlink import LinkVf, RtnetlinkServer
 
 DEFAULT_TIMEOUT = 10.0  # of the program
 # With less time, a busy machine may not answer before the program gives up.
-_ENOUGH_SECONDS = 2.0
+_ENOUGH_SECONDS = 4.0
 
 # The start of a netdev's name, and what the program writes for it.
 _NETDEVS = (
@@ -263,7 +263,7 @@ class Machine:
         """Give the program little time, of which it spends most on what hangs."""
         self.hangs += 1
         self.may_fail = True
-        self.timeout = min(self.timeout, self.random.choice((0.3, 0.5, 1.0, 2.0)))
+        self.timeout = min(self.timeout, self.random.choice((0.3, 0.5, 1.0, 4.0)))
 
     def some_pf(self) -> FuzzPf | None:
         """Return a PF to damage, or None if there is none but the healthy one."""
