@@ -64,7 +64,7 @@ class Memory:
         self.recall = recall
         self.past: Past | None = None
         self.listings = vfsysfs.Listings()
-        # Requests that rtnetlink has not answered, by what they are about: they are not repeated.
+        # Calls that wait for a driver, by what they are about: they are not repeated.
         self.hanging: dict[str, Task] = {}
         # Netdevs that the kernel cannot describe in one message: whether a dump may have them. This
         # is so while the PFs have these numbers of VFs.
@@ -213,21 +213,34 @@ class Snapshot:
     def _ask(self, about: str, request: Callable[[Rtnetlink], Value]) -> Value:
         """Ask in a thread, because sending a request waits for the driver and the RTNL lock."""
         unanswered = f"the kernel does not answer about {about}"
-        hanging = self._memory.hanging
-        earlier = hanging.pop(about, None)
-        if earlier and not earlier.done:
-            hanging[about] = earlier
+        if self._still_hangs(about):
             raise rtnetlink.NetlinkError(unanswered)
         if self._rtnetlink is None:
             self._rtnetlink = rtnetlink.Rtnetlink(self.config.rtnetlink, self.deadline)
         connection = self._rtnetlink
         answers: list[Value] = []
-        task = Task(lambda: answers.append(request(connection)), late=connection.close)
-        if not task.wait(self._share(_LINK_SHARE)):
-            hanging[about] = task
+        if not self._ends(about, lambda: answers.append(request(connection)), connection.close):
             self._rtnetlink = None  # The next request gets a connection of its own.
             raise rtnetlink.NetlinkError(unanswered)
         return answers[0]
+
+    def _still_hangs(self, about: str) -> bool:
+        """Whether a call that hung in an earlier collection still does; it is not repeated."""
+        earlier = self._memory.hanging.pop(about, None)
+        if earlier is None or earlier.done:
+            return False
+        self._memory.hanging[about] = earlier
+        return True
+
+    def _ends(
+        self, about: str, call: Callable[[], object], late: Callable[[], object] | None = None
+    ) -> bool:
+        """Run a call in a thread, and return whether it ends within its share of the time."""
+        task = Task(call, late)
+        if task.wait(self._share(_LINK_SHARE)):
+            return True
+        self._memory.hanging[about] = task
+        return False
 
     def _share(self, share: float) -> float:
         """Return a share of the time that is left, in seconds."""
@@ -328,21 +341,37 @@ class Snapshot:
             ),
         )
 
-    def rdma_ports(self, address: str) -> list[Port]:
-        """Return the ports of a VF's RDMA devices with their counters; raises ProblemError."""
+    def rdma_ports(self, pf: Pf) -> dict[int, list[Port]]:
+        """Return the ports of the RDMA devices of a PF's VFs, with their counters, by VF.
+
+        They are read in a thread, because the driver may ask the NIC's firmware for a counter. A VF
+        whose devices cannot be read is left out. Raises ProblemError if the driver hangs.
+        """
+        about = f"the RDMA counters of {pf.netdev or pf.address}"
+        return self._once(
+            about, about, lambda: self._read_rdma(about, pf), lambda error: unexpected(about, error)
+        )
+
+    def _read_rdma(self, about: str, pf: Pf) -> dict[int, list[Port]]:
         from sriov_textfile.host import rdma
 
-        device = f"{self.config.sysbuspci}/{address}"
-        return self._once(
-            ("rdma", address),
-            f"RDMA counters of VF {address}",
-            lambda: rdma.ports(device, self.skip),
-            lambda error: Problem(
-                "unreadable",
-                address,
-                f"cannot read the RDMA counters of VF {cause(error, address)}",
-            ),
-        )
+        found: dict[int, list[Port]] = {}
+        skipped: list[Problem] = []
+
+        def read() -> None:
+            for vf, address in pf.vfs.items():
+                try:
+                    found[vf] = rdma.ports(f"{self.config.sysbuspci}/{address}", skipped.append)
+                except OSError as error:
+                    reason = f"cannot read the RDMA counters of VF {cause(error, address)}"
+                    skipped.append(Problem("unreadable", address, reason))
+
+        if self._still_hangs(about) or not self._ends(about, read):
+            reason = f"the driver does not answer about {about}"
+            raise ProblemError(Problem("hangs", pf.netdev, reason, "see dmesg"))
+        for problem in skipped:
+            self.skip(problem)
+        return found
 
     @property
     def shares_rdma(self) -> bool | None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sriov_textfile import flags
 from sriov_textfile.collectors import vfrdma
+from sriov_textfile.exposition import render
+from sriov_textfile.gather import Gatherer
+from sriov_textfile.host import rdma
+from sriov_textfile.log import Log
+from sriov_textfile.problems import Problem
 from sriov_textfile.simulate.host import SimulatedPf
 from sriov_textfile.simulate.rdma import COUNTERS, HW_COUNTERS, values
 from tests.conftest import Host, MakeHost, Run
@@ -181,6 +191,64 @@ def test_a_device_in_another_namespace_is_absent_and_a_finding(make_host: MakeHo
     assert pf["rdma_devices"] == ["mlx5_0"]
     assert [vf["rdma_devices"] for vf in pf["vfs"]] == [["mlx5_1"], []]
     assert findings(host) == []
+
+
+# --- a driver that hangs ----------------------------------------------------------------
+
+
+@pytest.fixture
+def firmware(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let reads of VF 0's counters of the first PF hang until the event is set."""
+    answers = threading.Event()
+    ports = rdma.ports
+
+    def hang(pci_device: str, skip: Callable[[Problem], None]) -> list[rdma.Port]:
+        if pci_device.endswith("/0000:11:00.0"):
+            answers.wait(60)
+        return ports(pci_device, skip)
+
+    monkeypatch.setattr(rdma, "ports", hang)
+    yield answers
+    answers.set()
+
+
+def test_a_driver_that_hangs_costs_only_the_rdma_counters_of_its_pf(
+    make_host: MakeHost, firmware: threading.Event
+) -> None:
+    other = replace(roce(vfs=1), address="0000:20:00.0", netdev="other")
+    run = make_host(roce(vfs=2), other).collect("--collector.vfrdma", "--timeout=3s")
+    assert run.code == 0
+    assert "code=hangs subject=ens2f0np0" in run.log
+    assert len(run.log.splitlines()) == 1
+    assert run.value("sriov_scrape_collector_success", collector="vfrdma") == "0"
+    names = [name for name in run.samples if name.startswith("sriov_vf_rdma_")]
+    assert {name.partition(',pf="')[2].partition('"')[0] for name in names} == {"other"}
+    assert len([name for name in run.samples if name.startswith("sriov_vf_rx_bytes{")]) == 3
+
+
+def test_a_process_does_not_ask_a_driver_that_hangs_again(
+    make_host: MakeHost, firmware: threading.Event
+) -> None:
+    host = make_host(roce(vfs=1))
+    config = flags.config(flags.parse([*host.flags, *ON, "--timeout=1s"])[1], host.rtnetlink)
+    gatherer = Gatherer(config, Log())
+
+    def has_rdma() -> bool:
+        return "sriov_vf_rdma_out_of_buffer_drops_total{" in render(gatherer.gather()).decode()
+
+    assert not has_rdma()
+    threads = len(os.listdir("/proc/self/task"))
+    for _ in range(10):
+        assert not has_rdma()
+    assert len(os.listdir("/proc/self/task")) == threads
+    firmware.set()
+    end = time.monotonic() + 20
+    while not has_rdma():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# --- hosts without ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("driver", ["vfio-pci", "mlx5_vfio_pci", ""])

@@ -7,7 +7,7 @@ from sriov_textfile.problems import ProblemError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from sriov_textfile.host.pci import Pf
     from sriov_textfile.host.rdma import Port
@@ -127,22 +127,28 @@ _GAUGES = ("active_", "watermark_")  # starts of names in bnxt_re's hw_counters
 def collect(snapshot: Snapshot) -> Iterable[Family]:
     """Return a family `sriov_vf_rdma_<name>` for each counter of a VF's RDMA device.
 
-    A VF whose device is in another network namespace has none. Raises ProblemError.
+    A VF whose device is in another network namespace has none. A PF whose driver hangs is recorded
+    as a failure. Raises ProblemError.
     """
     families = {name: _family(f"{name}_total", help) for name, help in COUNTERS.values()}
     pfs: dict[str, list[Pf]] = {}
     for pf in snapshot.pfs:
         pfs.setdefault(pf.address, []).append(pf)
     for ports in pfs.values():
-        for vf, address in ports[0].vfs.items():
-            for port in _rdma_ports(snapshot, address):
+        try:
+            found = snapshot.rdma_ports(ports[0])
+        except ProblemError as error:
+            snapshot.fail(error.problem)
+            continue
+        for vf, rdma_ports in found.items():
+            for port in rdma_ports:
                 own = _pf(ports, port)
                 if own is None:
                     continue
                 series = labels(
                     device=port.device,
                     numa_node=own.numa_node,
-                    pciAddr=address,
+                    pciAddr=ports[0].vfs[vf],
                     pf=own.netdev,
                     port=port.number,
                     vf=str(vf),
@@ -150,13 +156,6 @@ def collect(snapshot: Snapshot) -> Iterable[Family]:
                 for name, value in port.counters.items():
                     _add(families, name, series, value)
     return families.values()
-
-
-def _rdma_ports(snapshot: Snapshot, address: str) -> Iterator[Port]:
-    try:
-        yield from snapshot.rdma_ports(address)
-    except ProblemError as error:
-        snapshot.skip(error.problem)
 
 
 def _pf(ports: list[Pf], port: Port) -> Pf | None:
