@@ -14,7 +14,7 @@ Labels = dict[str, str]
 
 def sh(command: str) -> str:
     """Run a shell command and return its output. Fail the test if the command fails."""
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=600)
     if done.returncode:
         pytest.fail(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -163,7 +163,7 @@ def node(igb: list[Pf]) -> Iterator[SimulatedNode]:
     sh("rm -rf /run/node && mkdir -m 700 /run/node")
     node = SimulatedNode(Path("/run/node"), [pod], numa=("0-1",), pool="0")
     node.checkpoint.chmod(0o600)
-    DEFAULTS.write_text(f'SRIOV_TEXTFILE_FLAGS="{" ".join(node.flags)}"\n')
+    DEFAULTS.write_text(f'SRIOV_TEXTFILE_FLAGS="--timeout=40s {" ".join(node.flags)}"\n')
     with node.running():
         node.socket.chmod(0o600)
         yield node
@@ -289,7 +289,7 @@ def test_a_cron_run_logs_to_the_journal() -> None:
 
 def test_an_upgrade_keeps_the_edited_default_file_and_what_runs(node: SimulatedNode) -> None:
     """The timer keeps running, and a service that runs is restarted with the new program."""
-    edited = f'SRIOV_TEXTFILE_FLAGS="--collector.vfinfo {" ".join(node.flags)}"\n'
+    edited = f'SRIOV_TEXTFILE_FLAGS="--timeout=40s --collector.vfinfo {" ".join(node.flags)}"\n'
     DEFAULTS.write_text(edited)
     sh(f"systemctl enable --now sriov-textfile.timer && systemctl start {KUBERNETES}")
     since = "systemctl show --value -p ActiveEnterTimestamp sriov-textfile.timer"

@@ -21,13 +21,16 @@ def node() -> Node:
     return Node()
 
 
+TIMEOUT = "--timeout=60s"  # On an emulated CPU, the import of grpcio alone takes five seconds.
+
+
 @pytest.fixture
 def once(tmp_path: Path) -> Callable[[], str]:
     """Return a function that collects once."""
 
     def collect() -> str:
         path = tmp_path / "sriov.prom"
-        sh(f"{PROGRAM} collect --textfile.path={path} {' '.join(COLLECTORS)}")
+        sh(f"{PROGRAM} collect {TIMEOUT} --textfile.path={path} {' '.join(COLLECTORS)}")
         return path.read_text()
 
     return collect
@@ -72,7 +75,7 @@ def duration(page: str) -> float:
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory, node: Node) -> Iterator[Loop]:
     path = tmp_path_factory.mktemp("loop") / "sriov.prom"
-    command = [PROGRAM, "collect", "--interval=1s", f"--textfile.path={path}", *COLLECTORS]
+    command = [PROGRAM, "collect", "--interval=1s", f"--textfile.path={path}", TIMEOUT, *COLLECTORS]
     with subprocess.Popen(command) as program:
         yield Loop(path)
         program.terminate()

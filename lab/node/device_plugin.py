@@ -6,6 +6,7 @@ container finds its devices in the variable PCIDEVICE_<RESOURCE>.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ import vfs
 
 FOLDER = Path("/var/lib/kubelet/device-plugins")
 KUBELET = FOLDER / "kubelet.sock"
-SOCKET = FOLDER / "vfs.sock"
 
 
 class Plugin(services.DevicePluginServicer):
@@ -58,15 +58,14 @@ def identity(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def serve() -> grpc.Server:
-    """Start the server on a new socket, and register it with the kubelet."""
-    SOCKET.unlink(missing_ok=True)
+def serve(socket: Path) -> grpc.Server:
+    """Start a server on a new socket, and register it with the kubelet."""
     server = grpc.server(futures.ThreadPoolExecutor(8))
     services.add_DevicePluginServicer_to_server(Plugin(), server)
-    server.add_insecure_port(f"unix:{SOCKET}")
+    server.add_insecure_port(f"unix:{socket}")
     server.start()
     request = api.RegisterRequest(
-        version="v1beta1", endpoint=SOCKET.name, resource_name=vfs.RESOURCE
+        version="v1beta1", endpoint=socket.name, resource_name=vfs.RESOURCE
     )
     with grpc.insecure_channel(f"unix:{KUBELET}") as channel:
         services.RegistrationStub(channel).Register(request, timeout=20)
@@ -76,16 +75,20 @@ def serve() -> grpc.Server:
 def main() -> None:
     """Serve, and register again whenever the kubelet has started again.
 
-    A kubelet that starts removes all sockets in its folder and creates its own.
+    A kubelet that starts removes all sockets in its folder and creates its own. Each server has a
+    socket of its own, because one that stops removes its socket later.
     """
     server: grpc.Server | None = None
+    sockets = (FOLDER / f"vfs-{number}.sock" for number in itertools.count())
+    socket = next(sockets)
     known = None
     while True:
-        if (now := identity(KUBELET)) and (now != known or not SOCKET.exists()):
+        if (now := identity(KUBELET)) and (now != known or not socket.exists()):
             if server:
                 server.stop(0)
+            socket = next(sockets)
             try:
-                server = serve()
+                server = serve(socket)
                 known = now
             except grpc.RpcError as error:
                 print("cannot register:", error, flush=True)
