@@ -162,6 +162,11 @@ class Program:
             found[series] = increase[series], times[-1] - times[0]
         return found
 
+    def scraped_since(self, start: float) -> bool:
+        """Whether all series have been scraped after a time."""
+        scraped = self.query("timestamp(sriov_vf_rx_bytes)", time.time())
+        return len(scraped) == 2 * len(MODES) and min(scraped.values()) > start
+
     def wait_for(self, condition: Callable[[], object]) -> None:
         end = time.monotonic() + 120
         while not condition():
@@ -196,12 +201,7 @@ def test_the_increase_is_the_true_growth(
     program.module.busy(collections)
     program.wait_for(lambda: queries() >= target)
     back = time.time() + 2 * INTERVAL
-
-    def all_are_back() -> bool:
-        scraped = program.query("timestamp(sriov_vf_rx_bytes)", time.time())
-        return len(scraped) == 2 * len(MODES) and min(scraped.values()) > back
-
-    program.wait_for(all_are_back)
+    program.wait_for(lambda: program.scraped_since(back))
     end = time.time()
     increases = program.increases(start, end)
     least = program.over("min_over_time(sriov_vf_rx_bytes[range])", start, end)
@@ -234,12 +234,7 @@ def test_the_increase_is_the_true_growth(
 
 def test_vfs_that_are_removed_and_created_are_reset(program: Program) -> None:
     start = time.time()
-
-    def all_are_scraped() -> bool:
-        scraped = program.query("timestamp(sriov_vf_rx_bytes)", time.time())
-        return len(scraped) == 2 * len(MODES) and min(scraped.values()) > start
-
-    program.wait_for(all_are_scraped)
+    program.wait_for(lambda: program.scraped_since(start))
     for pf in program.module.host.pfs:
         program.module.host.set_vfs(pf, 0)
         program.module.host.set_vfs(pf, 2)
