@@ -36,7 +36,7 @@ run = cli.run
 cli.run = lambda arguments: run(arguments, host=host)
 __main__.main()
 """
-_GRACE_SECONDS = 2.5  # after --timeout, to start and to end
+_GRACE_SECONDS = 1.0  # after --timeout, to start and to end
 _HUNG_SECONDS = 30.0
 _LATE = "it took"
 # What the interpreter writes about an error that nothing handles, and what the program writes.
