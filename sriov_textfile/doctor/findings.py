@@ -268,17 +268,22 @@ def _only_zeros(report: Report) -> Iterator[Finding]:
         count = sum(bool(vf.counters) for vf in pf.vfs)
         evidence = _evidence(pf)
         although = f", although {evidence[0]}" if evidence else ""
+        hint = (
+            "use a driver with VF counters (docs/hardware.md); until then leave the zeros out:"
+            f" {_leave_out(report)}"
+        )
+        if _may_be_resetting(pf):
+            hint = (
+                "run doctor again in some minutes, and look for resets with dmesg; if the counters"
+                " stay 0, use a newer kernel or driver (docs/hardware.md)"
+            )
         yield Finding(
             "only-zeros",
             pf.netdev,
             f"all counters of the {counted(count, 'VF')} of {pf.netdev} are 0{although}",
             f"{_why_zeros(pf)}; without VF counters the kernel reports 0, indistinguishable"
             " from idle VFs",
-            "use a driver with VF counters (docs/hardware.md); until then leave the zeros out:"
-            f" {_leave_out(report)}"
-            if not _may_be_resetting(pf)
-            else "run doctor again in some minutes, and look for resets with dmesg; if the counters"
-            " stay 0, use a newer kernel or driver (docs/hardware.md)",
+            hint,
         )
 
 
