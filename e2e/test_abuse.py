@@ -28,7 +28,7 @@ ATTACKER = "127.0.0.2"
 class Abuse:
     """Scrapes a server that is under abuse. Scrapes must be answered within two seconds.
 
-    On a busy machine, one of them may take longer: whoever starves others makes all of them wait.
+    On a busy machine, one of them may take longer. A client that starves others delays them all.
     """
 
     def __init__(self, server: Server, tls: ssl.SSLContext | None = None) -> None:

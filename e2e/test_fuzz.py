@@ -97,7 +97,7 @@ DEFECTS = {
 
 
 def test_the_program_survives_damaged_machines() -> None:
-    """`make fuzz` looks for what is wrong in cases that nobody has tried."""
+    """The cases are the same each time; `make fuzz` tries new ones."""
     command = [sys.executable, "-m", "e2e.fuzz", f"--cases={CASES}", "--seed=1"]
     done = subprocess.run(command, capture_output=True, text=True)
     print(done.stdout)
